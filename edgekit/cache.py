@@ -1,0 +1,108 @@
+"""The cache folder: content-addressed entries, each written under a temporary name and renamed, so none is ever half there."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edgekit.errors import SetupError
+
+
+def cache_dir() -> Path:
+    """EDGEKIT_CACHE_DIR, else the XDG cache folder of the user."""
+    chosen = os.environ.get("EDGEKIT_CACHE_DIR")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("edgekit", appauthor=False))
+
+
+def digest(value: Any) -> str:
+    """sha256 (hex) of the canonical JSON of a value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 (hex) of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def source_sha256(*paths: Path) -> str:
+    """sha256 (hex) of some source files, folders taken recursively; names count, times do not."""
+    total = hashlib.sha256()
+    for top in paths:
+        found = (
+            sorted(p for p in top.rglob("*") if p.is_file() and "__pycache__" not in p.parts) if top.is_dir() else [top]
+        )
+        for path in found:
+            name = path.relative_to(top.parent).as_posix()
+            total.update(f"{name}\0{file_sha256(path)}\n".encode())
+    return total.hexdigest()
+
+
+@contextlib.contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Turn a full or read-only disk into one clear SetupError; `what` names what was being written."""
+    try:
+        yield
+    except OSError as error:
+        import errno
+
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            where = f" at {error.filename}" if error.filename else ""
+            hint = "free some space, or choose another folder with --cache-dir or --output"
+            raise SetupError(f"cannot write {what}{where}: {error.strerror}", hint) from error
+        raise
+
+
+@contextlib.contextmanager
+def entry(path: Path) -> Iterator[Path | None]:
+    """Make a cache entry (a folder) once, whoever asks first.
+
+    Yields None when `path` is already there, else an empty temporary folder to fill; on leaving without an
+    exception it is renamed to `path`, on an exception it is removed. Other processes wait meanwhile.
+    """
+    if path.is_dir():
+        yield None
+        return
+    with disk_errors("the cache"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (path.parent / f".{path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if path.is_dir():
+                yield None
+                return
+            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}-", dir=path.parent))
+            temporary.chmod(0o755)
+            try:
+                yield temporary
+                temporary.rename(path)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name in the same folder, then rename it."""
+    with disk_errors(path.name):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise

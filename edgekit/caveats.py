@@ -1,0 +1,24 @@
+"""Every named weakness of a figure, with its advice; the report repeats these words and no others."""
+
+from __future__ import annotations
+
+from edgekit.types import Caveat
+
+CAVEATS = {
+    "emulated-latency": "latency is the emulator's, not the board's; compare instructions instead, and only within one precision, "
+    "because an fp32 instruction takes longer than an int8 one",
+    "python-timer": "timed from Python, which adds about a microsecond to a call: install gcc for the native timing loop",
+    "few-samples": "only {count} timed samples: no percentile above the median is given",
+    "time-cap": "stopped at the time cap after {count} of {wanted} samples: raise --max-seconds",
+    "no-labels": "the model has no labelled data: fidelity is measured, accuracy is not",
+    "few-inputs": "accuracy on {count} of {total} held-out inputs only (--samples)",
+    "partial-delegation": "{delegated} of {total} operators run on the fast backend, the rest on reference kernels",
+    "int8-not-smaller": "the int8 file is {share:.0%} of the fp32 file: some weights stayed float",
+    "int8-slower": "int8 takes {ratio:.2f}x the time of fp32 in this runtime: quantizing bought size, not speed",
+    "torn-line": "the last line of measurements.jsonl was torn (a crash while writing): that cell has no figures; --resume redoes it",
+}
+
+
+def caveat(code: str, **figures: object) -> Caveat:
+    """The caveat of that code with its figures filled in."""
+    return Caveat(code, CAVEATS[code].format(**figures))

@@ -1,0 +1,346 @@
+"""The command table. The only place that prints to the user or sets an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from edgekit import __version__, errors
+from edgekit.errors import EdgekitError, UserError, unknown
+
+if TYPE_CHECKING:
+    from edgekit.progress import Progress
+    from edgekit.report import Report
+    from edgekit.store import Run
+
+PROFILE_HELP = """\
+Measure a model on a device: which runtime and which precision, at what memory, accuracy and cost.
+
+examples:
+  edgekit profile --device pi4                        the built-in digits_cnn on an emulated Raspberry Pi 4
+  edgekit profile digits_mlp --device local           another model, on this machine
+  edgekit profile my_model.py --precision int8        your own recipe (it is code, and it is run)
+  edgekit profile --device pi4 --json > cells.json    the machine form
+  edgekit profile --resume last                       finish a run that was interrupted
+"""
+DEVICES_HELP = "List the devices.\n\nexample:\n  edgekit devices\n"
+MODELS_HELP = "List the built-in models.\n\nexample:\n  edgekit models\n"
+DOCTOR_HELP = """\
+Say what is missing and the exact command that mends it.
+
+examples:
+  edgekit doctor                 this machine
+  edgekit doctor --device pi4    this machine and everything that device needs, tried for real
+"""
+COMPLETION_HELP = """\
+Print the completion script of a shell.
+
+examples:
+  edgekit completion bash > ~/.local/share/bash-completion/completions/edgekit
+  edgekit completion zsh > ~/.zsh/completions/_edgekit
+"""
+MAIN_HELP = """\
+Profile, compare and gate ML models on edge devices, with numbers one can trust.
+
+example:
+  edgekit profile --device pi4
+"""
+EXIT_CODES = (
+    "exit codes: 0 all well, 2 bad input, 3 device or set-up, 4 some cells failed, 130 interrupted, 70 a bug of ours"
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are UserErrors with a suggestion."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        choice = re.match(r"argument COMMAND: invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if choice:
+            raise unknown("command", choice.group(1), re.findall(r"'(.*?)'", choice.group(2)))
+        stray = re.match(r"unrecognized arguments: (\S+)", message)
+        if stray:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            commands = [a for a in self._actions if isinstance(a, argparse._SubParsersAction)]
+            for name in [word for word in sys.argv[1:] if commands and word in commands[0].choices][:1]:
+                flags += [flag for action in commands[0].choices[name]._actions for flag in action.option_strings]
+            raise unknown("argument", stray.group(1), flags)
+        raise UserError(message, f"{self.prog} --help shows how it is called")
+
+
+def names(text: str) -> tuple[str, ...]:
+    """A comma-separated list of names."""
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """A comma-separated list of whole numbers."""
+    try:
+        return tuple(int(part) for part in names(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers") from None
+
+
+def positive(text: str) -> int:
+    """A whole number of at least one."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
+    return int(text)
+
+
+def build_parser() -> Parser:
+    """The whole command line."""
+    parser = Parser(prog="edgekit", description=MAIN_HELP, epilog=EXIT_CODES)
+    parser.add_argument("--version", action="version", version=f"edgekit {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+
+    def command(name: str, summary: str, description: str, run: Callable[[argparse.Namespace], int]) -> Parser:
+        made: Parser = commands.add_parser(name, help=summary, description=description, epilog=EXIT_CODES)
+        made.set_defaults(run=run)
+        made.add_argument(
+            "--cache-dir",
+            metavar="DIR",
+            help="where artifacts and userlands are kept (default: the user's cache folder)",
+        )
+        return made
+
+    profile = command("profile", "measure a model on a device", PROFILE_HELP, run_profile)
+    profile.add_argument(
+        "model", nargs="?", metavar="MODEL", help="a name of `edgekit models`, or a recipe file (default: digits_cnn)"
+    )
+    profile.add_argument(
+        "--device", "-d", metavar="NAME", help="a name of `edgekit devices`, or a profile .toml (default: pi4)"
+    )
+    profile.add_argument(
+        "--runtime", "-r", type=names, metavar="A,B", help="runtimes to compare, or all (default: all of the device's)"
+    )
+    profile.add_argument(
+        "--precision", "-p", type=names, metavar="A,B", help="fp32, int8, int8_io ... (default: fp32,int8)"
+    )
+    profile.add_argument(
+        "--threads", "-t", type=numbers, metavar="1,4", help="thread counts, the same in every runtime (default: 1)"
+    )
+    profile.add_argument(
+        "--samples", type=positive, metavar="N", help="use only the first N held-out inputs for accuracy"
+    )
+    profile.add_argument("--launches", type=positive, metavar="N", help="fresh processes per cell")
+    profile.add_argument("--calls", type=positive, metavar="N", help="timed samples per launch")
+    profile.add_argument("--max-seconds", type=float, metavar="S", help="cap on the timed part of a launch")
+    profile.add_argument(
+        "--output", "-o", metavar="DIR", default="results", help="where runs are written (default: results)"
+    )
+    profile.add_argument(
+        "--resume", metavar="RUN", help="finish an earlier run: its name, the beginning of it, or last"
+    )
+    profile.add_argument("--json", action="store_true", help="the machine form on stdout, and nothing else there")
+    profile.add_argument("--quiet", "-q", action="store_true", help="no progress on stderr")
+
+    devices = command("devices", "list the devices", DEVICES_HELP, run_devices)
+    devices.add_argument("--json", action="store_true", help="the machine form on stdout")
+    models = command("models", "list the built-in models", MODELS_HELP, run_models)
+    models.add_argument("--json", action="store_true", help="the machine form on stdout")
+    doctor = command("doctor", "say what is missing and how to mend it", DOCTOR_HELP, run_doctor)
+    doctor.add_argument("--device", "-d", metavar="NAME", help="also try this device for real")
+    doctor.add_argument("--json", action="store_true", help="the machine form on stdout")
+    completion = command("completion", "print a shell's completion script", COMPLETION_HELP, run_completion)
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="the shell")
+    return parser
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(value, indent=1))
+
+
+def run_profile(args: argparse.Namespace) -> int:
+    """edgekit profile"""
+    if args.resume and (args.model or args.device or args.runtime or args.precision or args.threads):
+        raise UserError("--resume takes the model, device and matrix of the earlier run", "leave the other options out")
+    from edgekit import bench
+    from edgekit.progress import Progress
+    from edgekit.report import Report
+
+    request = bench.Request(
+        model=args.model or "digits_cnn",
+        device=args.device or "pi4",
+        runtimes=args.runtime,
+        precisions=args.precision or ("fp32", "int8"),
+        threads=args.threads or (1,),
+        samples=args.samples,
+        output=Path(args.output),
+        resume=args.resume,
+        effort={"launches": args.launches, "calls": args.calls, "max_seconds": args.max_seconds},
+    )
+    started: list[Run] = []
+    with Progress(quiet=args.quiet) as progress:
+        try:
+            run = bench.run(request, progress.say, started.append)
+        except KeyboardInterrupt:
+            progress.close()
+            return interrupted(started, args)
+        except EdgekitError:
+            progress.close()
+            keep(started, args)
+            raise
+    report = Report.of(run)
+    present(report, args)
+    return errors.EXIT_CELLS if report.failed else errors.EXIT_OK
+
+
+def present(report: Report, args: argparse.Namespace) -> None:
+    """The report on stdout, in the form that was asked for."""
+    if args.json:
+        print_json(report.to_json())
+        return
+    from rich.console import Console
+
+    from edgekit.report.table import show
+
+    wide = None if sys.stdout.isatty() else 100
+    show(report, Console(width=wide, highlight=False))
+
+
+def keep(started: list[Run], args: argparse.Namespace) -> int:
+    """Say which finished cells are kept, and how to go on; the number of cells kept."""
+    if not started:
+        return 0
+    run = started[0]
+    kept = len(run.lines)
+    complain(f"{kept} of {len(run.header['plan']['cells'])} cells are kept in {run.path}")
+    complain(
+        f"go on with: edgekit profile --resume {run.path.name}"
+        + ("" if args.output == "results" else f" --output {args.output}")
+    )
+    return kept
+
+
+def interrupted(started: list[Run], args: argparse.Namespace) -> int:
+    """Ctrl-C: show what is finished, lose nothing."""
+    from edgekit.report import Report
+
+    complain("interrupted")
+    if keep(started, args):
+        present(Report.of(started[0]), args)
+    return errors.EXIT_INTERRUPTED
+
+
+def run_devices(args: argparse.Namespace) -> int:
+    """edgekit devices"""
+    from edgekit import config
+    from edgekit.types import to_json
+
+    devices = [config.device(name) for name in config.device_names()]
+    if args.json:
+        print_json([{**to_json(device), "source": device.source.name if device.source else None} for device in devices])
+        return errors.EXIT_OK
+    rows = [
+        (d.name, "emulated" if d.emulated else d.transport, d.arch, ", ".join(d.runtimes), d.description)
+        for d in devices
+    ]
+    print_table(("device", "reached by", "arch", "runtimes", "what it is"), rows)
+    return errors.EXIT_OK
+
+
+def run_models(args: argparse.Namespace) -> int:
+    """edgekit models"""
+    from edgekit import sources
+    from edgekit.types import to_json
+
+    models = [sources.load(name) for name in sources.names()]
+    if args.json:
+        print_json([{**to_json(model), "source": model.source.name} for model in models])
+        return errors.EXIT_OK
+    rows = [(m.name, "x".join(str(extent) for extent in m.input.shape), m.task, m.description) for m in models]
+    print_table(("model", "input", "task", "what it is"), rows)
+    return errors.EXIT_OK
+
+
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Left-aligned columns, the last one as long as it is."""
+    widths = [max(len(row[index]) for row in [heads, *rows]) for index in range(len(heads) - 1)]
+    for row in [heads, *rows]:
+        print("  ".join(text.ljust(width) for text, width in zip(row, [*widths, 0], strict=True)).rstrip())
+
+
+def run_doctor(args: argparse.Namespace) -> int:
+    """edgekit doctor"""
+    from edgekit import doctor
+    from edgekit.progress import Progress
+
+    findings = []
+    with Progress(quiet=args.json) as progress:
+        for finding in doctor.check(args.device, progress.say):
+            findings.append(finding)
+            progress.say(f"checked {finding.what}")
+    if not args.json:
+        for finding in findings:
+            print(f"{'ok     ' if finding.ok else 'MISSING'}  {finding.what}: {finding.seen}")
+            if not finding.ok:
+                print(f"         mend it: {finding.mend}")
+    bad = [finding for finding in findings if not finding.ok]
+    if args.json:
+        print_json([vars(finding) for finding in findings])
+    else:
+        subject = args.device or "this machine"
+        print(f"{subject}: ready" if not bad else f"{subject}: not ready, {len(bad)} to mend; first: {bad[0].mend}")
+    return errors.EXIT_DEVICE if bad else errors.EXIT_OK
+
+
+def run_completion(args: argparse.Namespace) -> int:
+    """edgekit completion"""
+    import shtab
+
+    print(shtab.complete(build_parser(), args.shell))
+    return errors.EXIT_OK
+
+
+def complain(text: str) -> None:
+    """One line on stderr."""
+    print(f"edgekit: {text}", file=sys.stderr)
+
+
+def on_terminate(*_: object) -> NoReturn:
+    """SIGTERM ends a run as Ctrl-C does: children gone, finished cells kept."""
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    parser = build_parser()
+    try:
+        signal.signal(signal.SIGTERM, on_terminate)
+        args = parser.parse_args(argv)
+        if args.command is None:
+            parser.print_help()
+            return errors.EXIT_OK
+        if args.cache_dir:
+            os.environ["EDGEKIT_CACHE_DIR"] = args.cache_dir
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except EdgekitError as error:
+        complain(error.message)
+        for line in error.hint.splitlines():
+            print(f"  {line}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return errors.EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return errors.EXIT_OK
+    except Exception:
+        traceback.print_exc()
+        complain("this is a bug in edgekit: please report the lines above")
+        return errors.EXIT_BUG

@@ -1,0 +1,47 @@
+"""Progress on stderr: one live line on a terminal, plain lines elsewhere, nothing when asked to be quiet."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+
+class Progress:
+    """Shows the current step and the time since the start. Use as a context manager."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.plain = not quiet and not sys.stderr.isatty()
+        self.started = time.monotonic()
+        self.bar = None
+        if not quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress as Bar
+            from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+            columns = (SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+            self.bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self.task = self.bar.add_task("starting")
+
+    def __enter__(self) -> Progress:
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def say(self, text: str) -> None:
+        """A new step."""
+        if self.bar:
+            self.bar.update(self.task, description=text)
+        elif self.plain:
+            print(f"[{time.monotonic() - self.started:6.1f} s] {text}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Take the live line away, so that something else can be printed; safe to call twice."""
+        if self.bar:
+            self.bar.stop()
+            self.bar = None

@@ -1,0 +1,124 @@
+"""The terminal form: one table that fits 100 columns, below it what is wrong or weak, and where the files are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from edgekit.report import Report
+from edgekit.types import Json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MEBI = 1 << 20
+
+
+def size(count: float) -> str:
+    """Bytes as kB or MB of two to three significant digits."""
+    if count >= 1e6:
+        return f"{count / 1e6:.3g} MB"
+    return f"{count / 1e3:.0f} kB"
+
+
+def duration(ns: float) -> str:
+    """Nanoseconds as us, ms or s of three significant digits."""
+    for unit, scale in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
+        if ns >= scale:
+            return f"{ns / scale:.3g} {unit}"
+    return f"{ns:.0f} ns"
+
+
+def count(number: float) -> str:
+    """A large count with its unit."""
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= scale:
+            return f"{number / scale:.4g} {unit}"
+    return str(round(number))
+
+
+def columns(report: Report) -> list[tuple[str, Callable[[Json], str]]]:
+    """The columns, each a heading and what it shows of a cell; only those that some cell fills."""
+    emulated = bool(report.header["device"]["emulated"])
+    threads = {cell["threads"] for cell in report.cells}
+
+    def accuracy(cell: Json) -> str:
+        found = cell.get("accuracy")
+        return f"{100 * found['value']:.2f} % {found['correct']}/{found['total']}" if found else ""
+
+    def memory(name: str) -> Callable[[Json], str]:
+        return lambda cell: f"{cell['memory'][name] / MEBI:.1f}" if cell.get("memory") else ""
+
+    every: list[tuple[str, Callable[[Json], str]]] = [
+        ("runtime", lambda cell: cell["runtime"]),
+        ("precision", lambda cell: cell["precision"]),
+        ("thr", lambda cell: str(cell["threads"]) if threads != {1} else ""),
+        ("accuracy", accuracy),
+        (
+            "agree",
+            lambda cell: (
+                f"{100 * cell['fidelity']['agreement']:.1f} %" if "agreement" in cell.get("fidelity", {}) else ""
+            ),
+        ),
+        ("SQNR dB", lambda cell: f"{cell['fidelity']['sqnr_db']:.1f}" if "sqnr_db" in cell.get("fidelity", {}) else ""),
+        ("file", lambda cell: size(cell["artifact"]["size_bytes"]) if "artifact" in cell else ""),
+        ("load MiB", memory("load_peak_bytes")),
+        ("run MiB", memory("run_peak_bytes")),
+        ("instr.", lambda cell: count(cell["instructions"]["total"]) if "instructions" in cell else ""),
+        (
+            "emul. p50" if emulated else "p50",
+            lambda cell: duration(cell["latency"]["p50_ns"]) if "latency" in cell else "",
+        ),
+    ]
+    return [column for column in every if any(column[1](cell) for cell in report.cells)]
+
+
+def mark(cell: Json) -> str:
+    """How a row that is not ok says so."""
+    return {"ok": "", "unsupported": "unsupported", "failed": "FAILED"}[cell["status"]]
+
+
+def notes(report: Report) -> list[str]:
+    """What is wrong or weak, worst first; cells that share a sentence share a line."""
+    lines = []
+    for cell in report.cells:
+        if cell["status"] != "ok":
+            hint = cell["error"].get("hint") or ""
+            reason = cell["error"]["message"] + (f" ({hint.splitlines()[-1]})" if hint else "")
+            lines.append(f"{mark(cell)}: {cell['runtime']} {cell['precision']}: {reason}")
+    gathered: dict[str, list[str]] = {warning["message"]: [] for warning in report.warnings}
+    for cell in report.cells:
+        for warning in cell["warnings"]:
+            gathered.setdefault(warning["message"], []).append(f"{cell['runtime']} {cell['precision']}")
+    for message, cells in gathered.items():
+        where = "" if not cells or len(cells) == len(report.cells) else f"{', '.join(cells)}: "
+        lines.append(f"weak: {where}{message}")
+    return lines
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the report."""
+    from rich.table import Table
+    from rich.text import Text
+
+    device = report.header["device"]
+    plan = report.header["plan"]
+    title = f"{plan['name']} on {device['name']}: {device['description']}"
+    threads = sorted({cell["threads"] for cell in report.cells})
+    shown = columns(report)
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", pad_edge=False, box=None)
+    for index, (heading, _) in enumerate(shown):
+        table.add_column(heading, justify="left" if index < 2 else "right", no_wrap=True)
+    if any(cell["status"] != "ok" for cell in report.cells):
+        table.add_column("status", no_wrap=True)
+    for cell in report.cells:
+        row = [Text(value(cell)) for _, value in shown]
+        table.add_row(*row, mark(cell), style="red" if cell["status"] == "failed" else None)
+    console.print(table)
+    if len(threads) == 1:
+        console.print(
+            Text(f"{threads[0]} thread{'s' if threads[0] > 1 else ''} in every runtime, one process per figure")
+        )
+    for note in notes(report):
+        console.print(Text(note), style="red" if note.startswith("FAILED") else "yellow", soft_wrap=False)
+    console.print(Text(f"results: {report.path}/run.json, measurements.jsonl"))

@@ -1,0 +1,208 @@
+"""Device to live agent: connect, push by hash, greet, call with a deadline."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import marshal
+import time
+import zipfile
+from collections.abc import Callable
+from importlib.util import MAGIC_NUMBER
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from edgekit import plugins, userland
+from edgekit.agent import protocol
+from edgekit.cache import cache_dir, entry, file_sha256
+from edgekit.errors import AgentError, ConnectError, DeviceError, ProtocolError, Unsupported
+from edgekit.transports import Channel, Transport
+from edgekit.types import Device, Json
+
+GREETING_S = 60.0
+GRACE_S = 15.0  # how much longer than the agent's own deadline the host waits for its answer
+AGENT = Path(__file__).parent / "agent"
+
+
+def agent_archive() -> bytes:
+    """The agent as a zip that is the same for the same source: fixed times, sorted names.
+
+    Byte code of this interpreter's version lies beside each source; another version falls back to the source.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+
+        def add(name: str, data: bytes) -> None:
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
+
+        start = b"from edgekit_agent.__main__ import main\n\nmain()\n"
+        sources = {
+            f"edgekit_agent/{p.relative_to(AGENT).as_posix()}": p.read_bytes() for p in sorted(AGENT.rglob("*.py"))
+        }
+        for name, source in sorted({"__main__.py": start, **sources}.items()):
+            code = marshal.dumps(compile(source, name, "exec", dont_inherit=True, optimize=0))
+            add(name, source)
+            # PEP 552: flags 0b01 = hash-based, not checked against the source
+            add(name + "c", MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8) + code)
+    return buffer.getvalue()
+
+
+def agent_file() -> Path:
+    """The agent archive in the cache, named by its hash."""
+    data = agent_archive()
+    sha = hashlib.sha256(data).hexdigest()[:12]
+    path = cache_dir() / "agents" / sha
+    with entry(path) as temporary:
+        if temporary:
+            (temporary / f"edgekit-agent-{sha}.pyz").write_bytes(data)
+    return path / f"edgekit-agent-{sha}.pyz"
+
+
+class Session:
+    """A live agent on a device, started from the userland of one runtime. Use as a context manager."""
+
+    def __init__(
+        self, device: Device, transport: Transport, land: userland.Userland, channel: Channel, greeting: Json
+    ) -> None:
+        self.device = device
+        self.transport = transport
+        self.channel = channel
+        self.greeting = greeting
+        self.versions = dict(land.versions)
+        self.python = place(list(land.python), land)
+        self.libraries = place(dict(land.libraries), land)
+        self._last_id = 0
+
+    @classmethod
+    def open(cls, device: Device, runtime: str, say: Callable[[str], None]) -> Session:
+        """Connect to the device and start the agent. Raises SetupError, ConnectError or ProtocolError."""
+        native = device.arch == "host"
+        land = userland.native(runtime, say) if native else userland.bundle(device.arch, runtime, say)
+        counter = userland.counter_plugin(say) if device.emulated else None
+        transport: Transport = plugins.load("transport", device.transport).connect(device, counter)
+        try:
+            return cls._start(device, transport, land, say)
+        except BaseException:
+            transport.close()
+            raise
+
+    @classmethod
+    def _start(
+        cls, device: Device, transport: Transport, land: userland.Userland, say: Callable[[str], None]
+    ) -> Session:
+        say(f"starting the agent on {device.name}")
+        if land.root is not None:
+            transport.push(land.root, f"userland/{land.key[:16]}")
+        agent = agent_file()
+        transport.push(agent, f"agents/{agent.name}")
+        argv = [*place(list(land.python), land), "-I", "-S", f"agents/{agent.name}"]
+        channel = transport.spawn([*argv, "--spawn", json.dumps(transport.command(argv))])
+        try:
+            greeting = greet(channel)
+        except BaseException:
+            channel.close()
+            raise
+        return cls(device, transport, land, channel, greeting)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def push(self, path: Path, suffix: str = "") -> str:
+        """Put a file on the device under its content's hash; returns its name there."""
+        remote = f"blobs/{file_sha256(path)}{suffix or path.suffix}"
+        self.transport.push(path, remote)
+        return remote
+
+    def call(self, op: str, args: Json, deadline_s: float, on_event: Callable[[Json], None] | None = None) -> Json:
+        """One request and its reply. Raises AgentError (from a reply), else a DeviceError; never waits past the deadline."""
+        self._last_id += 1
+        request = {"id": self._last_id, "op": op, "args": {**args, "deadline_s": deadline_s}}
+        self.channel.write(protocol.encode(request))
+        deadline = time.monotonic() + deadline_s + GRACE_S
+        while True:
+            frame = read_frame(self.channel, max(0.01, deadline - time.monotonic()))
+            if frame.get("id") != self._last_id:
+                raise ProtocolError(
+                    f"the agent answered request {frame.get('id')}, not {self._last_id}", self.channel.stderr_tail()
+                )
+            if "event" in frame:
+                if on_event:
+                    on_event(frame["event"])
+            elif "ok" in frame:
+                return dict(frame["ok"])
+            else:
+                raise self._refusal(frame.get("error") or {})
+
+    def fetch(
+        self, op: str, args: Json, deadline_s: float, local: Path, on_event: Callable[[Json], None] | None = None
+    ) -> Path:
+        """A request whose answer is a file on the device; returns `local` with that file in it."""
+        remote = f"output-{args['runtime']}.bin"
+        self.call(op, {**args, "output": remote}, deadline_s, on_event)
+        self.transport.pull(remote, local)
+        return local
+
+    def _refusal(self, error: Json) -> AgentError:
+        kind, message = str(error.get("kind")), str(error.get("message"))
+        if kind not in protocol.ERROR_KINDS:
+            kind = "internal"
+        if kind == "unsupported":
+            return Unsupported(message)
+        return AgentError(kind, message, self.channel.stderr_tail() if kind in ("crashed", "internal") else "")
+
+    def close(self) -> None:
+        """Say goodbye and let go; never raises."""
+        try:
+            self.call("bye", {}, 1)
+        except DeviceError:
+            pass
+        finally:
+            self.channel.close()
+            self.transport.close()
+
+
+def place(value: Any, land: userland.Userland) -> Any:
+    """Fill "{root}" with where the userland lies on the device."""
+    root = f"userland/{land.key[:16]}"
+    if isinstance(value, dict):
+        return {key: text.replace("{root}", root) for key, text in value.items()}
+    return [text.replace("{root}", root) for text in value]
+
+
+def read_frame(channel: Channel, deadline_s: float) -> Json:
+    """The next frame. Raises ProtocolError when the line is not one."""
+    line = channel.read_line(deadline_s)
+    try:
+        return dict(protocol.decode(line))
+    except ValueError as error:
+        shown = line[:80].decode("utf-8", "replace").strip()
+        raise ProtocolError(
+            f"the device answered something that is not our protocol: {shown!r}", channel.stderr_tail()
+        ) from error
+
+
+def greet(channel: Channel) -> Json:
+    """The agent's greeting, believed only when it is whole. Raises ConnectError or ProtocolError."""
+    try:
+        frame = read_frame(channel, GREETING_S)
+    except ProtocolError:
+        raise
+    except DeviceError as error:
+        raise ConnectError(f"the agent did not start: {error.message}", error.hint) from error
+    if frame.get("greeting") != protocol.GREETING:
+        raise ProtocolError("what answered on the device is not the edgekit agent", channel.stderr_tail())
+    if frame.get("protocol") != protocol.PROTOCOL:
+        raise ProtocolError(f"the agent speaks protocol {frame.get('protocol')}, this edgekit {protocol.PROTOCOL}")
+    return frame
+
+
+def agent_key() -> str:
+    """The agent's short name in a run's record: the hash that also names its archive."""
+    return agent_file().parent.name

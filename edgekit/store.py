@@ -1,0 +1,141 @@
+"""Runs on disk: run.json once, measurements.jsonl one line per cell, flushed and fsynced as soon as it exists."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edgekit.cache import disk_errors, write_text
+from edgekit.errors import UserError
+from edgekit.types import Json, Measurement, to_json
+
+# History: 1 first form.
+SCHEMA = 1
+
+
+def new_run_id(model: str, device: str) -> str:
+    """A name that sorts by time and does not collide."""
+    name = re.sub(r"[^a-zA-Z0-9_-]+", "-", f"{model}-{device}")
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{name}-{secrets.token_hex(2)}"
+
+
+class Run:
+    """A run's folder. `lines` are the measurements in it, as plain JSON, in the order they were made."""
+
+    def __init__(self, path: Path, header: Json, lines: list[Json], torn: bool = False) -> None:
+        self.path = path
+        self.header = header
+        self.lines = lines
+        self.torn = torn
+
+    @classmethod
+    def create(cls, parent: Path, header: Json) -> Run:
+        """Make the folder and write run.json."""
+        path = parent / str(header["run"])
+        write_text(path / "run.json", json.dumps({"schema": SCHEMA, **header}, indent=1) + "\n")
+        return cls(path, {"schema": SCHEMA, **header}, [])
+
+    @classmethod
+    def load(cls, path: Path) -> Run:
+        """Read a run. A torn last line (a crash in the middle of writing) is dropped and noted. Raises UserError."""
+        try:
+            header = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UserError(f"'{path}' is not a run: it has no run.json", "runs lie in results/") from error
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {path / 'run.json'}: {error}") from error
+        if not isinstance(header, dict) or header.get("schema") != SCHEMA:
+            found = header.get("schema") if isinstance(header, dict) else None
+            raise UserError(
+                f"'{path}' has schema {found}, this edgekit reads {SCHEMA}", "use the edgekit that wrote it"
+            )
+        lines, torn = read_lines(path / "measurements.jsonl")
+        return cls(path, header, lines, torn)
+
+    def append(self, measurement: Measurement) -> Json:
+        """Add a measurement; it is on the disk when this returns. A torn line before it is cut off first."""
+        line: Json = to_json(measurement)
+        line["id"] = measurement.cell.id
+        target = self.path / "measurements.jsonl"
+        with disk_errors("the measurement"):
+            if self.torn:
+                write_text(target, "".join(json.dumps(kept) + "\n" for kept in self.lines))
+                self.torn = False
+            with target.open("ab") as stream:
+                start = stream.tell()
+                try:
+                    stream.write(json.dumps(line).encode() + b"\n")
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                except OSError:
+                    stream.truncate(start)
+                    raise
+        self.lines.append(line)
+        return line
+
+    def done(self) -> set[str]:
+        """The ids of the cells that have a line."""
+        return {str(line["id"]) for line in self.lines}
+
+
+def read_lines(path: Path) -> tuple[list[Json], bool]:
+    """The lines of a measurements file, and whether its last one was torn. Raises UserError for damage elsewhere."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return [], False
+    lines: list[Json] = []
+    rows = text.split("\n")
+    complete, rest = rows[:-1], rows[-1]
+    for number, row in enumerate(complete, 1):
+        try:
+            lines.append(json.loads(row))
+        except ValueError as error:
+            if number == len(complete) and not rest:
+                return lines, True
+            raise UserError(f"{path}:{number}: not JSON: {error}", "restore the file, or remove that line") from error
+    return lines, bool(rest)
+
+
+def find(parent: Path, name: str) -> Path:
+    """A run's folder by path, by name, or by an unambiguous beginning of its name; `last` is the newest."""
+    direct = Path(name)
+    if (direct / "run.json").is_file():
+        return direct
+    runs = sorted(all_runs(parent))
+    if name == "last" and runs:
+        return runs[-1]
+    found = [run for run in runs if run.name.startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(f"'{name}' names {len(found)} runs", ", ".join(run.name for run in found[:5]))
+    raise UserError(
+        f"there is no run '{name}' in {parent}", f"newest: {runs[-1].name}" if runs else "no run is there yet"
+    )
+
+
+def all_runs(parent: Path) -> Iterator[Path]:
+    """The run folders in a results folder."""
+    if parent.is_dir():
+        yield from (path.parent for path in parent.glob("*/run.json"))
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """Commit and cleanness of the working directory, empty outside a checkout or without git."""
+    import subprocess
+
+    try:
+        ask = ["git", "-C", str(folder), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+        text = subprocess.run(ask, capture_output=True, text=True, timeout=5, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    commit = re.search(r"# branch.oid (\w+)", text)
+    changed = any(not line.startswith("#") for line in text.splitlines())
+    return {"commit": commit.group(1), "changed": changed} if commit else {}

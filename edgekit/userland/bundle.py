@@ -1,0 +1,98 @@
+"""Building bundles: the base of an architecture, and on top of it one runtime with all it needs. Both are cache entries."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from edgekit import cache
+from edgekit.errors import SetupError
+from edgekit.types import Json
+from edgekit.userland import build, elf, python, tools, wheels
+from edgekit.userland.targets import Target, Wheel
+
+MANIFEST = "manifest.json"
+HERE = Path(__file__).parent
+
+
+def base(target: Target, say: Callable[[str], None]) -> Path:
+    """The folder with loader, libc and Python for `target`; built on first use."""
+    sources = [HERE / name for name in ("apt.py", "elf.py", "python.py", "targets.py", "trim.py")]
+    key = cache.digest([asdict(target), cache.source_sha256(*sources)])
+    folder = cache.cache_dir() / "userland" / f"base-{target.arch}-{key[:16]}"
+    with cache.entry(folder) as fresh:
+        if fresh:
+            say(f"building a Python for {target.arch} from Debian packages (first use, about a minute)")
+            contents = python.make_base(target, fresh)
+            check(fresh, target)
+            write_manifest(fresh, contents)
+    return folder
+
+
+def runtime_bundle(target: Target, runtime: str, wheel: Wheel, say: Callable[[str], None]) -> Path:
+    """The folder to push: the base, the runtime's libraries and the timing loop."""
+    key = cache.digest([asdict(target), runtime, asdict(wheel), cache.source_sha256(HERE, build.NATIVE)])
+    folder = cache.cache_dir() / "userland" / f"{runtime}-{target.arch}-{key[:16]}"
+    with cache.entry(folder) as fresh:
+        if fresh:
+            build.compiler("g++", target)  # before minutes of downloading
+            under = base(target, say)
+            shutil.copytree(under, fresh, dirs_exist_ok=True)
+            say(f"fetching {wheel.distribution} {wheel.version} for {target.arch} (first use)")
+            add_runtime(target, runtime, wheel, fresh)
+            contents = json.loads((under / MANIFEST).read_text(encoding="utf-8"))
+            contents["wheel"] = asdict(wheel)
+            contents["versions"]["runtime"] = wheel.version
+            write_manifest(fresh, contents)
+    return folder
+
+
+def add_runtime(target: Target, runtime: str, wheel: Wheel, folder: Path) -> None:
+    """Put the runtime's libraries, its shim where it has one, and the timing loop into `folder`/lib."""
+    lib = folder / "lib"
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as name:
+        work = Path(name)
+        libraries = wheels.unpack(wheels.fetch(wheel, target, work), wheel, work / "wheel")
+        for library in libraries:
+            place = lib / library.name
+            shutil.copy(library, place)
+            place.chmod(0o755)
+        if wheel.include:
+            build.shim(lib / build.SHIM, target, work / "wheel" / wheel.include, libraries[0].parent, "$ORIGIN")
+    build.loop(lib / build.LOOP, target)
+    present = {path.name for path in lib.iterdir()}
+    for path in lib.glob("*.so*"):
+        missing = [name for name in elf.needed(path) if name not in present]
+        if missing:
+            raise SetupError(f"{path.name} of the {runtime} bundle needs {', '.join(missing)}, which no package brought")
+
+
+def check(folder: Path, target: Target) -> None:
+    """Start the trimmed Python and import all that was promised: a base that does not work is never kept."""
+    promised = "import " + ", ".join(python.STDLIB)
+    argv = [part.replace("{root}", str(folder)) for part in interpreter(folder, target)]
+    tools.run([*python.emulator(target), *argv, "-I", "-S", "-c", promised], f"starting the {target.arch} Python")
+
+
+def interpreter(folder: Path, target: Target) -> tuple[str, ...]:
+    """The argv that starts the bundle's Python: through its own loader, for a device may have no /lib at all."""
+    name = next((folder / "bin").iterdir()).name
+    return (f"{{root}}/lib/{target.loader}", "--library-path", "{root}/lib", f"{{root}}/bin/{name}")
+
+
+def write_manifest(folder: Path, contents: Json) -> None:
+    """Write manifest.json: versions, packages, every file with size and sha256, and `key`, the hash over these."""
+    versions = contents.pop("versions", None) or {name: contents.pop(name) for name in ("python", "libc")}
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != MANIFEST:
+            name = path.relative_to(folder).as_posix()
+            files[name] = {"bytes": path.stat().st_size, "sha256": cache.file_sha256(path)}
+    contents.pop("key", None)
+    contents |= {"versions": versions, "files": files, "total_bytes": sum(f["bytes"] for f in files.values())}
+    manifest = {"key": cache.digest(contents), **contents}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,95 @@
+"""What is fixed: the architectures a userland can be built for, and the pinned wheels its runtimes come from."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+
+from edgekit.errors import unknown
+
+
+@dataclass(frozen=True)
+class Target:
+    """One architecture: its names in Debian, GNU tools, QEMU and wheels."""
+
+    arch: str
+    debian: str
+    multiarch: str
+    loader: str
+    wheel_platforms: tuple[str, ...]
+
+    @property
+    def is_this_machine(self) -> bool:
+        return platform.machine() == self.arch
+
+
+TARGETS = {
+    "aarch64": Target(
+        arch="aarch64",
+        debian="arm64",
+        multiarch="aarch64-linux-gnu",
+        loader="ld-linux-aarch64.so.1",
+        wheel_platforms=("manylinux_2_28_aarch64", "manylinux_2_27_aarch64"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A runtime's official wheel. Only files of it are used; `python_tag` names the build that is fetched.
+
+    `libraries` are copied next to the loader; `include` is the folder of headers, where we compile against it.
+    """
+
+    distribution: str
+    version: str
+    python_tag: str
+    sha256: dict[str, str]
+    libraries: tuple[str, ...]
+    include: str | None = None
+
+
+WHEELS = {
+    "tflite": Wheel(
+        "ai-edge-litert",
+        "2.3.0",
+        "3.11",
+        {"aarch64": "853fc608f96da87bd5f3458465dfb9abbf18d5ae6b94eceacead407146f175ae"},
+        ("ai_edge_litert/libLiteRt.so",),
+    ),
+    "onnxruntime": Wheel(
+        "onnxruntime",
+        "1.32.0",
+        "3.11",
+        {"aarch64": "2303372a85299b6757b0e11e1cbf13e410ddf7e10c37f4b37e99d1c90e7daf7c"},
+        ("onnxruntime/capi/libonnxruntime.so.1.32.0",),
+    ),
+    "executorch": Wheel(
+        "executorch",
+        "1.5.1",
+        "3.11",
+        {"aarch64": "8ee02348a3ea80ddf770822911ebf78da616b73afce0fbaaa79f23311c88c66a"},
+        (
+            "executorch/lib/libexecutorch.so",
+            "executorch/lib/libexecutorch_kernels_optimized.so",
+            "executorch/lib/libexecutorch_kernels_quantized.so",
+            "executorch/lib/libexecutorch_backend_xnnpack.so",
+            "executorch/lib/libexecutorch_threadpool.so",
+        ),
+        "executorch/include",
+    ),
+}
+
+
+def target(arch: str) -> Target:
+    """The target of that name. Raises UserError for an architecture no userland can be built for."""
+    if arch not in TARGETS:
+        raise unknown("architecture of a userland", arch, TARGETS)
+    return TARGETS[arch]
+
+
+def wheel(runtime: str) -> Wheel:
+    """The pinned wheel of a runtime. Raises UserError when no wheel carries its library."""
+    if runtime not in WHEELS:
+        raise unknown("runtime with a shared library", runtime, WHEELS)
+    return WHEELS[runtime]

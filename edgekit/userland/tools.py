@@ -1,0 +1,57 @@
+"""Running the host's tools: what is missing becomes one sentence with the package to install, what fails shows its last lines."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from edgekit.errors import SetupError
+
+TAIL_LINES = 15
+
+
+def find(package: str, *names: str) -> str:
+    """The full path of the first of these programs that is installed. Raises SetupError naming the Debian package."""
+    for name in names:
+        found = shutil.which(name)
+        if found:
+            return found
+    raise SetupError(f"{names[0]} is not installed on this machine", f"apt-get install {package}")
+
+
+def run(
+    argv: Sequence[str | os.PathLike[str]],
+    what: str,
+    hint: str = "",
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout_s: float = 900,
+) -> str:
+    """Run a tool, nothing on its stdin, and return its stdout. Raises SetupError("<what> failed ...") with its last lines."""
+    try:
+        done = subprocess.run(
+            [os.fspath(part) for part in argv],
+            cwd=cwd,
+            env={**os.environ, "LC_ALL": "C", **(env or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise SetupError(f"{what} failed: it did not finish within {timeout_s:g} s", hint) from error
+    except OSError as error:
+        raise SetupError(f"{what} failed: {error.strerror}: {os.fspath(argv[0])}", hint) from error
+    if done.returncode:
+        raise SetupError(f"{what} failed with exit code {done.returncode}:\n{tail(done.stderr or done.stdout)}", hint)
+    return done.stdout
+
+
+def tail(text: str) -> str:
+    """The last lines of a tool's output."""
+    return "\n".join(text.strip().splitlines()[-TAIL_LINES:])

@@ -1,0 +1,68 @@
+"""Bench: the agent's median for a native local LiteRT model beside a bare C-API invoke loop, by turns in one run.
+
+.venv/bin/python tools/bench/loop_overhead.py [--rounds 9]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from side_by_side import by_turns, show
+
+from edgekit import config, convert, data, sources
+from edgekit.session import Session
+
+LIMIT = 1.05
+
+
+def compare(name: str, rounds: int, samples: int, bare_program: Path, folder: Path) -> float:
+    """Measure one model both ways; the ratio of the medians."""
+    model = sources.load(name)
+    artifact = convert.artifact(model, "tflite", "fp32")
+    source = folder / f"{name}.bin"
+    source.write_bytes(data.encode(data.load(model).x[:1], artifact.inputs[0], model.input.layout).tobytes())
+    with Session.open(config.device("local"), "tflite", lambda _: None) as live:
+        request = {
+            "runtime": "tflite", "model": live.push(artifact.path), "input": live.push(source), "threads": 1,
+            "libraries": live.libraries, "warmup_calls": 5, "warmup_s": 0.5, "calls": samples, "min_calls": samples,
+            "max_seconds": 60,
+        }  # fmt: skip
+        batch = live.call("measure", request, 300)["batch"]
+
+        def agent() -> float:
+            answer = live.call("measure", request, 300)
+            assert answer["timer"] == "native"
+            return statistics.median(answer["samples_ns"]) / answer["batch"] / 1e3
+
+        def bare() -> float:
+            argv = [bare_program, live.libraries["runtime"], artifact.path, str(samples), str(batch)]
+            return float(subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout) / 1e3
+
+        figures = by_turns(rounds, agent=agent, bare=bare)
+    return show(f"{name} fp32, LiteRT on this machine, 1 thread, batches of {batch}", figures, "us", LIMIT)
+
+
+def main() -> int:
+    """Compile the bare loop and compare both models."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    rounds = parser.parse_args().rounds
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        program = folder / "bare_litert"
+        source = Path(__file__).with_name("bare_litert.c")
+        subprocess.run(["gcc", "-std=gnu11", "-O2", "-w", "-o", program, source, "-ldl"], check=True)
+        ratios = [
+            compare(model, rounds, samples, program, folder)
+            for model, samples in (("digits_mlp", 200), ("mobilenet_v2", 40))
+        ]
+    return 0 if max(ratios) <= LIMIT else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
