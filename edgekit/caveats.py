@@ -15,7 +15,7 @@ CAVEATS = {
     "partial-delegation": "{delegated} of {total} operators run on the fast backend, the rest on reference kernels",
     "int8-not-smaller": "the int8 file is {share:.0%} of the fp32 file: some weights stayed float",
     "int8-slower": "int8 takes {ratio:.2f}x the time of fp32 in this runtime: quantizing bought size, not speed",
-    "torn-line": "the last line of measurements.jsonl was torn (a crash while writing): that cell has no figures; --resume redoes it",
+    "torn-line": "the last line of measurements.jsonl was torn by a crash: that cell has no figures; --resume redoes it",
 }
 
 

@@ -17,7 +17,6 @@ from edgekit import __version__, errors
 from edgekit.errors import EdgekitError, UserError, unknown
 
 if TYPE_CHECKING:
-    from edgekit.progress import Progress
     from edgekit.report import Report
     from edgekit.store import Run
 

@@ -112,7 +112,7 @@ def start_child(spawn):
         try:
             os.dup2(request_read, 0)
             os.dup2(answer_write, 1)
-            os.execv(spawn[0], spawn + ["--child"])
+            os.execv(spawn[0], [*spawn, "--child"])
         except OSError as error:
             os.write(2, ("edgekit-agent: cannot start %s: %s\n" % (spawn[0], error)).encode())
         finally:

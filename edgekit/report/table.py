@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 MEBI = 1 << 20
+Column = tuple[str, Callable[[Json], str]]
 
 
 def size(count: float) -> str:
@@ -37,19 +38,19 @@ def count(number: float) -> str:
     return str(round(number))
 
 
-def columns(report: Report) -> list[tuple[str, Callable[[Json], str]]]:
+def columns(report: Report) -> list[Column]:
     """The columns, each a heading and what it shows of a cell; only those that some cell fills."""
     emulated = bool(report.header["device"]["emulated"])
     threads = {cell["threads"] for cell in report.cells}
 
     def accuracy(cell: Json) -> str:
         found = cell.get("accuracy")
-        return f"{100 * found['value']:.2f} % {found['correct']}/{found['total']}" if found else ""
+        return f"{found['correct']}/{found['total']} {100 * found['value']:.1f}%" if found else ""
 
     def memory(name: str) -> Callable[[Json], str]:
         return lambda cell: f"{cell['memory'][name] / MEBI:.1f}" if cell.get("memory") else ""
 
-    every: list[tuple[str, Callable[[Json], str]]] = [
+    every: list[Column] = [
         ("runtime", lambda cell: cell["runtime"]),
         ("precision", lambda cell: cell["precision"]),
         ("thr", lambda cell: str(cell["threads"]) if threads != {1} else ""),
@@ -66,11 +67,23 @@ def columns(report: Report) -> list[tuple[str, Callable[[Json], str]]]:
         ("run MiB", memory("run_peak_bytes")),
         ("instr.", lambda cell: count(cell["instructions"]["total"]) if "instructions" in cell else ""),
         (
-            "emul. p50" if emulated else "p50",
+            "emul." if emulated else "p50",
             lambda cell: duration(cell["latency"]["p50_ns"]) if "latency" in cell else "",
         ),
     ]
     return [column for column in every if any(column[1](cell) for cell in report.cells)]
+
+
+def fitting(shown: list[Column], report: Report, width: int) -> list[Column]:
+    """The columns that fit the width: the least telling go first, and a figure is never cut short."""
+    kept = list(shown)
+    for heading in ("load MiB", "agree", "file", "SQNR dB", "emul.", "run MiB"):
+        widths = [max(len(column[0]), *(len(column[1](cell)) for cell in report.cells)) + 1 for column in kept]
+        status = 12 if any(cell["status"] != "ok" for cell in report.cells) else 0
+        if not kept or sum(widths) + status <= width:
+            break
+        kept = [column for column in kept if column[0] != heading]
+    return kept
 
 
 def mark(cell: Json) -> str:
@@ -105,8 +118,16 @@ def show(report: Report, console: Console) -> None:
     plan = report.header["plan"]
     title = f"{plan['name']} on {device['name']}: {device['description']}"
     threads = sorted({cell["threads"] for cell in report.cells})
-    shown = columns(report)
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", pad_edge=False, box=None)
+    shown = fitting(columns(report), report, console.width)
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        pad_edge=False,
+        box=None,
+        padding=(0, 1),
+    )
     for index, (heading, _) in enumerate(shown):
         table.add_column(heading, justify="left" if index < 2 else "right", no_wrap=True)
     if any(cell["status"] != "ok" for cell in report.cells):

@@ -31,10 +31,11 @@ def board_files(emulation: Mapping[str, Any]) -> dict[str, str]:
     )
     listed = f"0-{cores - 1}\n" if cores > 1 else "0\n"
     total_kb = int(emulation["memory_mb"]) * 1024
+    free_kb = total_kb * 3 // 4
     files = {
         "proc/cpuinfo": "".join(block.format(core=core) for core in range(cores))
         + f"Model\t\t: {emulation['model']}\n",
-        "proc/meminfo": f"MemTotal:       {total_kb} kB\nMemFree:        {total_kb * 3 // 4} kB\nMemAvailable:   {total_kb * 3 // 4} kB\n",
+        "proc/meminfo": f"MemTotal:       {total_kb} kB\nMemFree:        {free_kb} kB\nMemAvailable:   {free_kb} kB\n",
         "proc/device-tree/model": emulation["model"] + "\0",
         "etc/os-release": f'PRETTY_NAME="{emulation["os"]}"\n',
     }

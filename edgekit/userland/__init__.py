@@ -1,4 +1,4 @@
-"""What a device needs before it can run the agent: a relocatable bundle for a bare one, this machine's own files for the local one."""
+"""What a device needs before it can run the agent: a relocatable bundle, or this very machine's own files."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ __all__ = ["Userland", "bundle", "counter_plugin", "native"]
 class Userland:
     """An interpreter and the libraries of one runtime. "{root}" in a path stands for where `root` lies on the device.
 
-    `key` (sha256) names the folder on the device; `root` is None when nothing is pushed because the device is this machine.
-    `libraries` has "runtime" (the library the agent's runtime module loads) and "loop" (the timing loop), where they exist.
+    `key` (sha256) names the folder on the device; `root` is None when the device is this machine and nothing is pushed.
+    `libraries` has "runtime" (what the agent's runtime module loads) and "loop" (the timing loop), where they exist.
     """
 
     key: str
@@ -49,8 +49,8 @@ def bundle(arch: str, runtime: str, say: Callable[[str], None]) -> Userland:
 def native(runtime: str, say: Callable[[str], None]) -> Userland:
     """The userland of this very machine: this Python, the libraries of the installed wheels, our sources compiled here.
 
-    Without a C compiler "loop" is left out (the agent then times from Python). Raises SetupError when the runtime is not
-    installed, or when it needs a compiler and there is none.
+    Without a C compiler "loop" is left out (the agent then times from Python). Raises SetupError when the runtime is
+    not installed, or when it needs a compiler and there is none.
     """
     versions = {"python": platform.python_version(), "libc": platform.libc_ver()[1]}
     libraries: dict[str, str] = {}
@@ -67,7 +67,7 @@ def native(runtime: str, say: Callable[[str], None]) -> Userland:
             made = compiled(
                 build.SHIM,
                 ("executorch_shim.cpp",),
-                lambda out: build.shim(out, None, include, folder, str(folder)),
+                lambda out: build.shim(out, None, versions["runtime"], include, folder, str(folder)),
                 say,
                 [versions["runtime"], str(folder)],
             )
@@ -77,7 +77,7 @@ def native(runtime: str, say: Callable[[str], None]) -> Userland:
 
 
 def counter_plugin(say: Callable[[str], None]) -> Path:
-    """The instruction-counter plug-in for QEMU on this machine, compiled on first use. Raises SetupError without a compiler."""
+    """The instruction-counter plug-in for QEMU here, compiled on first use. Raises SetupError without a compiler."""
     return compiled(build.PLUGIN, ("insn_counter.c",), build.counter, say)
 
 

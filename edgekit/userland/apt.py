@@ -1,4 +1,4 @@
-"""Debian packages of another architecture, unpacked into a folder: the host's apt with a private configuration, state and cache.
+"""Debian packages of another architecture, unpacked into a folder by the host's apt with a configuration of its own.
 
 No root is needed and the host's package lists, cache and dpkg database are not touched.
 """
@@ -30,7 +30,7 @@ def unpack(packages: tuple[str, ...], debian_arch: str, work: Path, root: Path) 
     try:
         tools.run([apt, "update"], what, HINT, env=environment)
     except SetupError as error:
-        # A third-party source of the host may not carry this architecture; what matters is whether the packages resolve.
+        # A third-party source of the host may lack this architecture; what matters is whether the packages resolve.
         update_error = error.message
     try:
         tools.run([apt, "install", "--download-only", "--yes", *packages], what, HINT, env=environment)

@@ -1,4 +1,4 @@
-"""Compiling the native sources: the timing loop, the ExecuTorch shim and the instruction counter, for this machine or another."""
+"""Compiling the native sources for this machine or another: timing loop, ExecuTorch shim, instruction counter."""
 
 from __future__ import annotations
 
@@ -52,9 +52,14 @@ def counter(out: Path) -> None:
     compile_source("insn_counter.c", out, "gcc", None, "-pthread")
 
 
-def shim(out: Path, target: Target | None, include: Path, libraries: Path, rpath: str) -> None:
-    """The ExecuTorch shim, against the headers in `include` and the libraries in `libraries`; `rpath` is where it finds them."""
+def shim(out: Path, target: Target | None, version: str, include: Path, libraries: Path, rpath: str) -> None:
+    """The ExecuTorch shim, against the headers in `include` and the libraries in `libraries`, searched at `rpath`."""
     includes = (include, include / "executorch/runtime/core/portable_type/c10")
     flags = [*SHIM_FLAGS, *(f"-isystem{folder}" for folder in includes), f"-ffile-prefix-map={include}=executorch"]
-    flags += [f"-L{libraries}", *(f"-l{name}" for name in SHIM_LIBRARIES), f"-Wl,-rpath,{rpath}"]
+    flags += [
+        f'-DEDGEKIT_EXECUTORCH_VERSION="{version}"',
+        f"-L{libraries}",
+        *(f"-l{name}" for name in SHIM_LIBRARIES),
+        f"-Wl,-rpath,{rpath}",
+    ]
     compile_source("executorch_shim.cpp", out, "g++", target, *flags)

@@ -1,4 +1,4 @@
-"""Building bundles: the base of an architecture, and on top of it one runtime with all it needs. Both are cache entries."""
+"""Building bundles: the base of an architecture, and on top of it one runtime. Both are cache entries."""
 
 from __future__ import annotations
 
@@ -62,13 +62,16 @@ def add_runtime(target: Target, runtime: str, wheel: Wheel, folder: Path) -> Non
             shutil.copy(library, place)
             place.chmod(0o755)
         if wheel.include:
-            build.shim(lib / build.SHIM, target, work / "wheel" / wheel.include, libraries[0].parent, "$ORIGIN")
+            include = work / "wheel" / wheel.include
+            build.shim(lib / build.SHIM, target, wheel.version, include, libraries[0].parent, "$ORIGIN")
     build.loop(lib / build.LOOP, target)
     present = {path.name for path in lib.iterdir()}
     for path in lib.glob("*.so*"):
         missing = [name for name in elf.needed(path) if name not in present]
         if missing:
-            raise SetupError(f"{path.name} of the {runtime} bundle needs {', '.join(missing)}, which no package brought")
+            raise SetupError(
+                f"{path.name} of the {runtime} bundle needs {', '.join(missing)}, which no package brought"
+            )
 
 
 def check(folder: Path, target: Target) -> None:
@@ -87,12 +90,14 @@ def interpreter(folder: Path, target: Target) -> tuple[str, ...]:
 def write_manifest(folder: Path, contents: Json) -> None:
     """Write manifest.json: versions, packages, every file with size and sha256, and `key`, the hash over these."""
     versions = contents.pop("versions", None) or {name: contents.pop(name) for name in ("python", "libc")}
-    files = {}
+    files: Json = {}
+    total = 0
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != MANIFEST:
             name = path.relative_to(folder).as_posix()
             files[name] = {"bytes": path.stat().st_size, "sha256": cache.file_sha256(path)}
+            total += path.stat().st_size
     contents.pop("key", None)
-    contents |= {"versions": versions, "files": files, "total_bytes": sum(f["bytes"] for f in files.values())}
+    contents |= {"versions": versions, "files": files, "total_bytes": total}
     manifest = {"key": cache.digest(contents), **contents}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")

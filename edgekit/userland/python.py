@@ -1,4 +1,4 @@
-"""The base of every bundle: dynamic loader, libc, libstdc++ and a trimmed Python, made from Debian packages, once per architecture."""
+"""The base of every bundle: dynamic loader, libc, libstdc++ and a trimmed Python, made from Debian packages."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ PACKAGES = ("python3-minimal", "libpython3-stdlib", "libstdc++6", "zlib1g")
 # Everything the agent imports, and what its runtimes may want; a test compares this with the agent's sources.
 # What these import in turn comes along by itself.
 STDLIB = (
-    "__future__ argparse array ast base64 binascii bisect collections.abc contextlib copy ctypes ctypes.util dataclasses datetime enum "
-    "errno faulthandler fcntl fnmatch functools gc glob hashlib heapq importlib.util inspect io itertools json linecache "
-    "math mmap operator os pathlib platform queue random re resource runpy select selectors shutil signal socket stat "
-    "string struct subprocess sys tempfile termios textwrap threading time tokenize traceback tty types typing warnings "
-    "weakref zipfile zipimport zlib"
+    "__future__ argparse array ast base64 binascii bisect collections.abc contextlib copy ctypes ctypes.util "
+    "dataclasses datetime enum errno faulthandler fcntl fnmatch functools gc glob hashlib heapq "
+    "importlib.util inspect io itertools json linecache math mmap operator os pathlib platform queue random "
+    "re resource runpy select selectors shutil signal socket stat string struct subprocess sys tempfile "
+    "termios textwrap threading time tokenize traceback tty types typing warnings weakref zipfile zipimport "
+    "zlib"
 ).split()
 
 # Libraries a runtime may ask for that Python itself does not; all from the packages above.
@@ -62,7 +63,8 @@ class Debian:
         self.root = root
         self.target = target
         parents = (root / "usr/lib", root / "lib")
-        self.folders = [folder for parent in parents for folder in (parent / target.multiarch, parent) if folder.is_dir()]
+        folders = [folder for parent in parents for folder in (parent / target.multiarch, parent)]
+        self.folders = [folder for folder in folders if folder.is_dir()]
 
     def library(self, name: str) -> Path:
         """The file of a library by its soname. Raises SetupError when no package brought it."""
@@ -83,7 +85,7 @@ class Debian:
         """Pack the standard library with the interpreter itself; returns what trim.py printed."""
         script = Path(__file__).with_name("trim.py")
         loader = [self.library(self.target.loader), "--library-path", ":".join(map(str, self.folders))]
-        argv = [*emulator(self.target), *loader, python, "-B", "-I", "-S", script, archive, *STDLIB]
+        argv: list[str | Path] = [*emulator(self.target), *loader, python, "-B", "-I", "-S", script, archive, *STDLIB]
         printed = tools.run(argv, f"packing the standard library with the {self.target.arch} Python")
         contents: dict[str, Any] = json.loads(printed)
         return contents

@@ -1,4 +1,4 @@
-"""Running the host's tools: what is missing becomes one sentence with the package to install, what fails shows its last lines."""
+"""Running the host's tools: a missing one is answered with the package to install, a failing one with its last lines."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(
     env: Mapping[str, str] | None = None,
     timeout_s: float = 900,
 ) -> str:
-    """Run a tool, nothing on its stdin, and return its stdout. Raises SetupError("<what> failed ...") with its last lines."""
+    """Run a tool and return its stdout. Raises SetupError("<what> failed ...") with its last lines."""
     try:
         done = subprocess.run(
             [os.fspath(part) for part in argv],

@@ -1,4 +1,4 @@
-"""The official wheels: fetched by pip for another machine, checked against the pinned hash, only the needed files unpacked."""
+"""The official wheels, fetched by pip for another machine and checked against the pinned hash."""
 
 from __future__ import annotations
 
@@ -11,11 +11,20 @@ from edgekit.userland.targets import Target, Wheel
 
 
 def fetch(wheel: Wheel, target: Target, work: Path) -> Path:
-    """Download the wheel for `target` into `work`; returns its path. Raises SetupError when that fails or the hash differs."""
+    """Download the wheel for `target` into `work`; returns its path. Raises SetupError when it fails or the hash differs."""
     pin = f"{wheel.distribution}=={wheel.version}"
     requirements = work / "requirements.txt"
     requirements.write_text(f"{pin} --hash=sha256:{wheel.sha256[target.arch]}\n", encoding="ascii")
-    argv = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps"]
+    argv = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--no-deps",
+    ]
     argv += ["--only-binary=:all:", "--require-hashes", "--implementation", "cp", "--python-version", wheel.python_tag]
     for platform in target.wheel_platforms:
         argv += ["--platform", platform]

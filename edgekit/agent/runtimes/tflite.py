@@ -144,7 +144,9 @@ def open_runtime(libraries):
     if version is None:
         raise Fault("unavailable", "cannot tell which version of LiteRT %s is" % libraries["runtime"])
     if version.split(".")[:2] != CHECKED_MINOR.split("."):
-        raise Fault("unavailable", "LiteRT %s is there, but its C interface is known only for %s" % (version, CHECKED_MINOR))
+        raise Fault(
+            "unavailable", "LiteRT %s is there, but its C interface is known only for %s" % (version, CHECKED_MINOR)
+        )
     _library.declare(library, FUNCTIONS, "LiteRT")
     return library, version
 
@@ -242,7 +244,9 @@ class Loaded:
             shape = list(ranked.layout.dimensions[: ranked.layout.rank_and_flags & 0x7F])
             label = (name.value or b"").decode("utf-8", "replace")
             if ranked.element_type not in DTYPES:
-                raise Fault("unsupported", "%s '%s' has LiteRT's element type %d" % (kind.lower(), label, ranked.element_type))
+                raise Fault(
+                    "unsupported", "%s '%s' has LiteRT's element type %d" % (kind.lower(), label, ranked.element_type)
+                )
             if any(extent < 0 for extent in shape):
                 raise Fault("unsupported", "%s '%s' has a shape that is not fixed: %s" % (kind.lower(), label, shape))
             place = (self.compiled, 0, index, byref(requirements))

@@ -1,0 +1,64 @@
+"""Fixtures of the quick tests: a private cache, the real command line in an empty folder, variants of the fake model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+from harness import FAKE_MODEL, CommandLine, wait_gone
+
+HEAVY_MARKS = ("runtimes", "emulated", "hardware")
+
+hypothesis.settings.register_profile("edgekit", database=None, deadline=None, max_examples=60)
+hypothesis.settings.load_profile("edgekit")
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for all quick tests, so that what is the same is made once; never the user's."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def cache(request: pytest.FixtureRequest, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path | None:
+    """The shared cache for every quick test. Tests of real runtimes use the user's: their parts take minutes to make."""
+    if any(request.node.get_closest_marker(mark) for mark in HEAVY_MARKS):
+        return None
+    monkeypatch.setenv("EDGEKIT_CACHE_DIR", str(shared_cache))
+    return shared_cache
+
+
+@pytest.fixture
+def cold_cache(cache: Path | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, for tests that must start cold."""
+    path = tmp_path / "cold cache"
+    monkeypatch.setenv("EDGEKIT_CACHE_DIR", str(path))
+    return path
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Iterator[CommandLine]:
+    """The command line in an empty folder. Whatever it leaves running is an error."""
+    place = tmp_path / "work"
+    place.mkdir(exist_ok=True)
+    line = CommandLine(place, f"{os.getpid()}-{tmp_path.name}")
+    yield line
+    left = [pid for pid in line.running() if not wait_gone(pid)]
+    assert not left, f"still running: {left}"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a variant of the fake model: recipe("name", fault="crash", latency_ns=5) -> the path of its file."""
+
+    def write(name: str, **changes: object) -> Path:
+        path = tmp_path / "work" / f"{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        text = FAKE_MODEL.read_text("utf-8").replace("def fake_model(", "def _fake_model(")
+        path.write_text(f"{text}\n\ndef fake_model():\n    return {{**_fake_model(), **{changes!r}}}\n", "utf-8")
+        return path
+
+    return write
