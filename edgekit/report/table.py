@@ -10,8 +10,11 @@ from edgekit.types import Json
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 MEBI = 1 << 20
+# What a narrow terminal can do without, first to go first.
+EXPENDABLE = ("load MiB", "agree", "file", "SQNR dB", "emul.", "run MiB")
 Column = tuple[str, Callable[[Json], str]]
 
 
@@ -53,7 +56,7 @@ def columns(report: Report) -> list[Column]:
     every: list[Column] = [
         ("runtime", lambda cell: cell["runtime"]),
         ("precision", lambda cell: cell["precision"]),
-        ("thr", lambda cell: str(cell["threads"]) if threads != {1} else ""),
+        ("threads", lambda cell: str(cell["threads"]) if threads != {1} else ""),
         ("accuracy", accuracy),
         (
             "agree",
@@ -72,18 +75,6 @@ def columns(report: Report) -> list[Column]:
         ),
     ]
     return [column for column in every if any(column[1](cell) for cell in report.cells)]
-
-
-def fitting(shown: list[Column], report: Report, width: int) -> list[Column]:
-    """The columns that fit the width: the least telling go first, and a figure is never cut short."""
-    kept = list(shown)
-    for heading in ("load MiB", "agree", "file", "SQNR dB", "emul.", "run MiB"):
-        widths = [max(len(column[0]), *(len(column[1](cell)) for cell in report.cells)) + 1 for column in kept]
-        status = 12 if any(cell["status"] != "ok" for cell in report.cells) else 0
-        if not kept or sum(widths) + status <= width:
-            break
-        kept = [column for column in kept if column[0] != heading]
-    return kept
 
 
 def mark(cell: Json) -> str:
@@ -109,16 +100,13 @@ def notes(report: Report) -> list[str]:
     return lines
 
 
-def show(report: Report, console: Console) -> None:
-    """Print the report."""
+def build(report: Report, shown: list[Column]) -> Table:
+    """The table of these columns."""
     from rich.table import Table
     from rich.text import Text
 
-    device = report.header["device"]
-    plan = report.header["plan"]
-    title = f"{plan['name']} on {device['name']}: {device['description']}"
-    threads = sorted({cell["threads"] for cell in report.cells})
-    shown = fitting(columns(report), report, console.width)
+    device, name = report.header["device"], report.header["plan"]["name"]
+    title = Text(f"{name} on {device['name']}: {device['description']}")
     table = Table(
         title=title,
         title_justify="left",
@@ -130,16 +118,31 @@ def show(report: Report, console: Console) -> None:
     )
     for index, (heading, _) in enumerate(shown):
         table.add_column(heading, justify="left" if index < 2 else "right", no_wrap=True)
-    if any(cell["status"] != "ok" for cell in report.cells):
+    troubled = any(cell["status"] != "ok" for cell in report.cells)
+    if troubled:
         table.add_column("status", no_wrap=True)
     for cell in report.cells:
-        row = [Text(value(cell)) for _, value in shown]
-        table.add_row(*row, mark(cell), style="red" if cell["status"] == "failed" else None)
+        row = [Text(value(cell)) for _, value in shown] + ([Text(mark(cell))] if troubled else [])
+        table.add_row(*row, style="red" if cell["status"] == "failed" else None)
+    return table
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the report. What does not fit the width is left out whole, the least telling first; no figure is cut short."""
+    from rich.measure import Measurement
+    from rich.text import Text
+
+    shown = columns(report)
+    table = build(report, shown)
+    for heading in EXPENDABLE:
+        if Measurement.get(console, console.options.update(width=1000), table).maximum <= console.width:
+            break
+        shown = [column for column in shown if column[0] != heading]
+        table = build(report, shown)
     console.print(table)
-    if len(threads) == 1:
-        console.print(
-            Text(f"{threads[0]} thread{'s' if threads[0] > 1 else ''} in every runtime, one process per figure")
-        )
+    threads = {cell["threads"] for cell in report.cells}
+    if threads == {1}:
+        console.print(Text("1 thread in every runtime, one process per figure"))
     for note in notes(report):
-        console.print(Text(note), style="red" if note.startswith("FAILED") else "yellow", soft_wrap=False)
+        console.print(Text(note), style="red" if note.startswith("FAILED") else "yellow")
     console.print(Text(f"results: {report.path}/run.json, measurements.jsonl"))

@@ -84,8 +84,9 @@ class Debian:
     def trim(self, python: Path, archive: Path) -> dict[str, Any]:
         """Pack the standard library with the interpreter itself; returns what trim.py printed."""
         script = Path(__file__).with_name("trim.py")
-        loader = [self.library(self.target.loader), "--library-path", ":".join(map(str, self.folders))]
-        argv: list[str | Path] = [*emulator(self.target), *loader, python, "-B", "-I", "-S", script, archive, *STDLIB]
+        argv: list[str | Path] = [*emulator(self.target), self.library(self.target.loader)]
+        argv += ["--library-path", ":".join(map(str, self.folders)), python]
+        argv += ["-B", "-I", "-S", script, archive, *STDLIB]
         printed = tools.run(argv, f"packing the standard library with the {self.target.arch} Python")
         contents: dict[str, Any] = json.loads(printed)
         return contents

@@ -95,7 +95,10 @@ def call(library, name, *arguments):
 
 
 def load(path, options):
-    """Load a .pte file for `options["threads"]` CPU threads."""
+    """Load a .pte file for `options["threads"]` CPU threads.
+
+    The file is checked first, unless `options["checked"]` says that the caller has done so (outside its clock).
+    """
     libraries = options.get("libraries", {})
     if not options.get("checked"):
         check(path, libraries)

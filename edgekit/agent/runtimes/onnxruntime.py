@@ -131,10 +131,15 @@ def probe(libraries):
     return {"version": open_runtime(libraries).version}
 
 
+def check(path, libraries):
+    """Raise Fault("bad_model") when there is nothing to load; ONNX Runtime itself says no to a damaged file."""
+    _library.head(path)
+
+
 def load(path, options):
     """Load an .onnx file for `options["threads"]` CPU threads, with all graph optimizations, sequential execution."""
     api = open_runtime(options.get("libraries", {}))
-    _library.head(path)
+    check(path, options.get("libraries", {}))
     loaded = Loaded(api)
     try:
         loaded.open(path, int(options.get("threads", 1)))

@@ -8,7 +8,7 @@ import ctypes
 from ctypes import POINTER, byref, c_bool, c_char_p, c_int, c_int32, c_int64, c_size_t, c_uint, c_uint32, c_void_p
 
 from ..protocol import Fault
-from . import _library
+from . import _flatbuffer, _library
 
 FORMATS = ("tflite",)
 CHECKED_MINOR = "2.3"
@@ -156,13 +156,25 @@ def probe(libraries):
     return {"version": open_runtime(libraries)[1]}
 
 
-def load(path, options):
-    """Load a .tflite file for `options["threads"]` CPU threads (XNNPACK, LiteRT's own choice of kernels)."""
-    library, version = open_runtime(options.get("libraries", {}))
-    start = _library.head(path)
+def check(path, libraries):
+    """Raise Fault("bad_model") when the file is no .tflite file or is damaged; LiteRT would crash on it."""
     # A flatbuffer's file identifier; a file without it would be taken apart as if it were one.
-    if start[4:8] != b"TFL3":
+    if _library.head(path)[4:8] != b"TFL3":
         raise Fault("bad_model", "not a TensorFlow Lite file: it has no TFL3 identifier")
+    try:
+        _flatbuffer.verify(path)
+    except _flatbuffer.Damaged as error:
+        raise Fault("bad_model", "the TensorFlow Lite file is truncated or damaged: %s" % error) from error
+
+
+def load(path, options):
+    """Load a .tflite file for `options["threads"]` CPU threads (XNNPACK, LiteRT's own choice of kernels).
+
+    The file is checked first, unless `options["checked"]` says that the caller has done so (outside its clock).
+    """
+    library, version = open_runtime(options.get("libraries", {}))
+    if not options.get("checked"):
+        check(path, options.get("libraries", {}))
     loaded = Loaded(library, version)
     try:
         loaded.open(path, int(options.get("threads", 1)))
