@@ -1,10 +1,12 @@
-"""What the quick tests share beside fixtures: the real command line as a process, the fakes, waiting for what has no event."""
+"""What the quick tests share beside fixtures: the command line and the agent as processes, the fakes, waiting for what has no event."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from edgekit import session
+from edgekit.converters import fake
+from edgekit.types import TensorSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 FAKES = ROOT / "tests" / "fakes"
@@ -97,3 +103,86 @@ def wait_until(condition: Callable[[], Any]) -> Any:
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.005)
     return found
+
+
+class Agent:
+    """The pushed archive as a process, spoken to by its pipes: what a device runs, without the host's session around it."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        archive = folder / "agent.pyz"
+        archive.write_bytes(session.agent_archive())
+        self.stderr = (folder / "stderr").open("w+b")
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(archive)],
+            cwd=folder,
+            env={**os.environ, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.stderr,
+            start_new_session=True,
+        )
+        self.buffer = b""
+        self.greeting = self.receive()
+
+    def send(self, request: dict[str, Any] | bytes) -> None:
+        """One request, or whatever bytes are to stand in its place."""
+        assert self.process.stdin
+        self.process.stdin.write(request if isinstance(request, bytes) else json.dumps(request).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def receive(self) -> dict[str, Any]:
+        """The next frame; fails when a line is no frame, or when none comes in good time."""
+        assert self.process.stdout
+        while b"\n" not in self.buffer:
+            assert select.select([self.process.stdout], [], [], PATIENCE_S)[0], "the agent says nothing"
+            data = os.read(self.process.stdout.fileno(), 65536)
+            assert data, f"the agent ended: {self.said()}"
+            self.buffer += data
+        line, _, self.buffer = self.buffer.partition(b"\n")
+        frame: dict[str, Any] = json.loads(line)
+        return frame
+
+    def reply(self) -> dict[str, Any]:
+        """The next frame that is no event."""
+        while "event" in (frame := self.receive()):
+            pass
+        return frame
+
+    def call(self, op: str, **args: object) -> dict[str, Any]:
+        """One request and its reply."""
+        self.send({"id": 7, "op": op, "args": args})
+        return self.reply()
+
+    def children(self) -> list[int]:
+        """The processes it has started and not yet reaped."""
+        found = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                if int(stat.read_text().rpartition(")")[2].split()[1]) == self.process.pid:
+                    found.append(int(stat.parent.name))
+            except OSError:
+                continue
+        return found
+
+    def said(self) -> str:
+        """Everything on its stderr so far."""
+        self.stderr.seek(0)
+        return self.stderr.read().decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """End it and all that it started."""
+        assert self.process.stdin and self.process.stdout
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.process.stdout.close()
+        self.stderr.close()
+
+
+def write_fake_model(path: Path, **description: Any) -> str:
+    """A model of the fake runtime, ten floats in and out, as its converter writes it; returns the file's name."""
+    known = {"latency_ns": 1_200_000, "jitter": 0.01, "instructions": 123_456, **description}
+    fake.convert(known, "fp32", None, TensorSpec("x", (1, 10), "float32"), {"colour": "grey"}, path)
+    return path.name

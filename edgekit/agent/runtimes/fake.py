@@ -30,12 +30,19 @@ def load(path, options):
     except (ValueError, OSError) as error:
         raise Fault("bad_model", "not a fake model: %s" % error) from error
     fault = description.get("fault")
+    if isinstance(fault, dict):  # only in one precision: {"int8": "crash"}
+        fault = description["fault"] = fault.get(description.get("precision"))
     if fault == "bad_model":
         raise Fault("bad_model", "the file says it is bad")
     if fault == "oom":
         raise MemoryError
     if fault == "print":
+        # As a native library, as C's stdio and as Python: all of it must end up on stderr.
         os.write(1, b'{"id": 1, "ok": "a native library printed this"}\n' * 3)
+        libc = ctypes.CDLL(None)
+        libc.puts(b'{"id": 1, "ok": "C stdio printed this"}')
+        libc.fflush(None)
+        print('{"id": 1, "ok": "Python printed this"}', flush=True)  # noqa: T201
     return Loaded(description)
 
 

@@ -1,0 +1,255 @@
+"""Whatever is found by file name keeps its contract: runtimes, transports, converters, device profiles, model recipes."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from harness import FAKES, ROOT
+
+from edgekit import config, data, plugins, sources
+from edgekit.agent.protocol import Fault
+from edgekit.errors import UserError
+from edgekit.transports import Transport
+from edgekit.types import Device, Model
+from edgekit.userland import targets
+
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+PROFILES = sorted((*(ROOT / "device_profiles").glob("[!_]*.toml"), *(FAKES / "devices").glob("*.toml")))
+RECIPES = sorted((*(ROOT / "models").glob("[!_]*.py"), *(FAKES / "models").glob("*.py")))
+# What measure.py uses of a loaded model.
+LOADED = {"set_input": ["index", "data"], "run": [], "output": ["index"], "close": []}
+
+
+def parameters(function: Any) -> list[str]:
+    """The names of a function's parameters, without self."""
+    return [name for name in inspect.signature(function).parameters if name != "self"]
+
+
+def documented(module: ModuleType) -> None:
+    """The module and its public functions and classes say what they are."""
+    assert module.__doc__
+    for name, value in vars(module).items():
+        ours = getattr(value, "__module__", None) == module.__name__ and not name.startswith("_")
+        if ours and (inspect.isfunction(value) or inspect.isclass(value)):
+            assert value.__doc__, f"{module.__name__}.{name} has no docstring"
+
+
+def test_every_kind_finds_its_files_and_nothing_else() -> None:
+    assert {"executorch", "fake", "onnxruntime", "tflite"} <= set(plugins.names("runtime"))
+    assert {"emulator", "local"} <= set(plugins.names("transport"))
+    assert {"executorch", "fake", "onnx", "tflite"} <= set(plugins.names("converter"))
+    assert {"local", "pi4"} <= set(config.device_names())
+    assert {"digits_cnn", "digits_mlp", "mobilenet_v2"} <= set(sources.names())
+    for names in (*map(plugins.names, plugins.KINDS), config.device_names(), sources.names()):
+        assert not [name for name in names if name.startswith("_")]
+    with pytest.raises(UserError) as caught:
+        plugins.load("runtime", "tflit")
+    assert str(caught.value) == "unknown runtime 'tflit' (did you mean 'tflite'?)"
+    with pytest.raises(UserError):
+        plugins.load("runtime", "_library")  # a base is no plug-in
+
+
+@pytest.mark.parametrize("name", plugins.names("runtime"))
+def test_runtime(name: str) -> None:
+    module = plugins.load("runtime", name)
+    documented(module)
+    assert module.FORMATS
+    assert set(module.FORMATS) <= set(plugins.names("converter"))
+    assert parameters(module.probe) == ["libraries"]
+    assert parameters(module.load) == ["path", "options"]
+    for method, expected in LOADED.items():
+        assert parameters(getattr(module.Loaded, method)) == expected, method
+    source = inspect.getsource(module.Loaded)
+    for attribute in ("inputs", "outputs", "version"):
+        assert hasattr(module.Loaded, attribute) or f"self.{attribute}" in source, attribute
+
+
+@pytest.mark.parametrize("name", [name for name in plugins.names("runtime") if name != "fake"])
+def test_runtime_without_its_library_is_unavailable(name: str, tmp_path: Path) -> None:
+    module = plugins.load("runtime", name)
+    broken = tmp_path / "libbroken.so"
+    broken.write_text("no ELF")
+    for libraries in ({}, {"runtime": str(tmp_path / "nowhere.so")}, {"runtime": str(broken)}):
+        with pytest.raises(Fault) as caught:
+            module.probe(libraries)
+        assert caught.value.kind == "unavailable"
+
+
+@pytest.mark.parametrize("name", plugins.names("transport"))
+def test_transport(name: str) -> None:
+    module = plugins.load("transport", name)
+    documented(module)
+    assert parameters(module.connect) == ["device", "counter"]
+    made = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__]
+    assert len(made) == 1
+    assert issubclass(made[0], Transport)
+    assert not inspect.isabstract(made[0]), made[0].__abstractmethods__
+
+
+@pytest.mark.parametrize("name", plugins.names("converter"))
+def test_converter(name: str) -> None:
+    module = plugins.load("converter", name)
+    documented(module)
+    assert module.SOURCE in sources.FRAMEWORKS
+    assert module.SUFFIX.startswith(".")
+    assert module.PRECISIONS[0] == "fp32"
+    assert set(module.PRECISIONS) <= {"fp32", "int8", "int8_io"}
+    assert all(values and len(set(values)) == len(values) for values in module.OPTIONS.values())
+    assert parameters(module.convert) == ["source", "precision", "calibration", "input_spec", "options", "output"]
+    assert parameters(module.check) == ["path"]
+    if module.PACKAGES:
+        assert module.EXTRA in EXTRAS
+        pinned = {wish.split("==")[0] for wish in _unfolded(module.EXTRA)}
+        assert set(module.PACKAGES) <= pinned, "the extra must bring what is part of the artifact's key"
+
+
+def _unfolded(extra: str) -> list[str]:
+    """The requirements of an extra, those of other extras it names included."""
+    found = []
+    for wish in EXTRAS[extra]:
+        inner = wish.removeprefix("edgekit[").removesuffix("]").split(",") if wish.startswith("edgekit[") else []
+        found += [one for name in inner for one in _unfolded(name)] or [wish]
+    return found
+
+
+def test_suffixes_and_formats_are_unique() -> None:
+    suffixes = [plugins.load("converter", name).SUFFIX for name in plugins.names("converter")]
+    assert len(set(suffixes)) == len(suffixes)
+
+
+@pytest.mark.parametrize("name", plugins.names("converter"))
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0", b"\0" * 100, b"\xff" * 100, b"{}", b"hello, I am a text\n" * 10, b"\x1c\0\0\0TFL3", b"\0\0\0\0ET12"],
+    ids=["empty", "one byte", "zeros", "ones", "json", "text", "only a tflite header", "only a pte header"],
+)
+def test_converter_refuses_what_its_suffix_promises_but_is_not(name: str, content: bytes, tmp_path: Path) -> None:
+    module = plugins.load("converter", name)
+    path = tmp_path / f"model{module.SUFFIX}"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        module.check(path)
+    assert path.name in caught.value.message
+    assert str(tmp_path) not in caught.value.message
+
+
+def test_checking_a_file_imports_nothing_heavy() -> None:
+    code = """
+import sys, tempfile
+from pathlib import Path
+from edgekit import plugins
+from edgekit.errors import UserError
+for name in plugins.names("converter"):
+    module = plugins.load("converter", name)
+    path = Path(tempfile.mkdtemp()) / f"m{module.SUFFIX}"
+    path.write_bytes(b"nothing")
+    try:
+        module.check(path)
+    except UserError:
+        pass
+print(*{name.split(".")[0] for name in sys.modules} - sys.stdlib_module_names)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert {name for name in done.stdout.split() if not name.startswith(("_", "edgekit"))} == set()
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_device_profile(path: Path) -> None:
+    device = config.device(str(path))
+    assert isinstance(device, Device)
+    assert device.name == path.stem
+    assert 0 < len(device.description) <= 60, "it stands in the title of a table of 100 columns"
+    assert len(set(device.runtimes)) == len(device.runtimes) > 0
+    if device.arch != "host":
+        assert targets.target(device.arch).arch == device.arch
+        for runtime in device.runtimes:
+            assert device.arch in targets.wheel(runtime).sha256
+    if device.transport == "emulator":
+        assert device.emulated
+        board_files = plugins.load("transport", "emulator").board_files
+        files = board_files(device.emulation)
+        assert files["proc/cpuinfo"].count("processor\t:") == device.emulation["cores"]
+        assert all(not name.startswith("/") and text for name, text in files.items())
+
+
+def flat(table: dict[str, Any], prefix: str = "") -> dict[str, type]:
+    """{full name of a key: type of its value}, tables included."""
+    found: dict[str, type] = {}
+    for key, value in table.items():
+        found[prefix + key] = type(value)
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+    return found
+
+
+def test_the_reference_profile_shows_every_key_and_no_other() -> None:
+    path = ROOT / "device_profiles" / "_reference.toml"
+    shown = flat(tomllib.loads(path.read_text("utf-8")))
+    known = {
+        f"{table}.{key}" if table else key: kind for table, keys in config.KEYS.items() for key, kind in keys.items()
+    }
+    assert shown == known
+    assert config.read(path).transport == "emulator"  # and it is a valid profile itself
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        for key in config.REQUIRED:
+            if line.startswith(f"{key} ="):
+                assert "# required" in line, f"line {number}: {key} is required and should say so"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe(path: Path) -> None:
+    model = sources.load(str(path))
+    assert isinstance(model, Model)
+    assert model.name == path.stem
+    assert len(model.description) <= 110, "it is one line of `edgekit models`"
+    assert model.licence
+    assert model.input.shape[0] == 1
+    assert model.frameworks
+    module = sources.execute(path)
+    documented(module)
+    for function in sources.FUNCTIONS:
+        if hasattr(module, function):
+            assert parameters(getattr(module, function)) == []
+
+
+def test_recipes_load_without_anything_heavy() -> None:
+    code = f"""
+import sys
+from edgekit import sources
+for path in {[str(path) for path in RECIPES]!r}:
+    sources.load(path)
+print(*sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert not {"torch", "keras", "tensorflow", "sklearn", "numpy"} & set(done.stdout.split())
+
+
+def test_the_default_model_can_be_made_for_every_runtime_of_every_device() -> None:
+    model = sources.load("digits_cnn")
+    for name in config.device_names():
+        for runtime in config.device(name).runtimes:
+            converter = plugins.load("converter", plugins.load("runtime", runtime).FORMATS[0])
+            assert converter.SOURCE in model.frameworks
+            assert {"fp32", "int8"} <= set(converter.PRECISIONS)
+
+
+def test_the_fake_model_is_right_on_190_of_200() -> None:
+    found = data.load(sources.load(str(FAKES / "models" / "fake_identity.py")))
+    assert found.x.shape == (200, 10)
+    assert data.accuracy(found.x, found.y)["correct"] == 190
+
+
+def test_a_fault_has_a_kind_of_the_table() -> None:
+    with pytest.raises(ValueError, match="nonsense"):
+        Fault("nonsense", "a kind that no table knows")
