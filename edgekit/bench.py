@@ -52,12 +52,12 @@ class Effort:
             else cls()
         )
         known = {f.name for f in dataclasses.fields(cls)}
-        changes = {k: v for k, v in {**device.limits, **overrides}.items() if k in known and v is not None}
+        given = {name: value for name, value in overrides.items() if value is not None}
+        changes = {name: value for name, value in {**device.limits, **given}.items() if name in known}
         for name, value in changes.items():
-            if value < (0 if name.startswith("warmup") else 1):
-                raise UserError(
-                    f"{name.replace('_', '-')} must be at least {0 if name.startswith('warmup') else 1}, not {value}"
-                )
+            least = 0 if name.startswith("warmup") else 1
+            if not least <= value < float("inf"):
+                raise UserError(f"{name.replace('_', '-')} must be a number of at least {least}, not {value}")
         effort = dataclasses.replace(base, **changes)
         return dataclasses.replace(effort, min_calls=min(effort.min_calls, effort.calls))
 
@@ -228,10 +228,10 @@ def measure_cell(subject: Subject, cell: Cell, agents: Agents, say: Say) -> Meas
     """One cell, whatever happens: the only place that turns an error into a Measurement. What was found out is kept."""
     found: Json = {}
     try:
+        live = agents.get()  # before converting: a device that does not answer is known in seconds, not minutes
         artifact = convert.artifact(subject.model, cell.format, cell.precision, {}, say)
         found["artifact"] = describe(artifact)
         with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
-            live = agents.get()
             found["environment"] = {"greeting": live.greeting, "versions": live.versions}
             request = deploy(subject, cell, artifact, live, Path(folder))
             verify(subject, artifact, live, request, Path(folder), found, say)
@@ -267,7 +267,9 @@ def deploy(subject: Subject, cell: Cell, artifact: Artifact, live: session.Sessi
         "threads": cell.threads,
         "libraries": live.libraries,
         "input": live.push(encoded),
-        "counters": subject.device.emulated,
+        "emulated": subject.device.emulated,
+        # Threads wait for one another in busy loops, so a count over several says more of the schedule than of the model.
+        "counters": subject.device.emulated and cell.threads == 1,
     }
 
 

@@ -52,13 +52,15 @@ def source_sha256(*paths: Path) -> str:
 
 @contextlib.contextmanager
 def disk_errors(what: str) -> Iterator[None]:
-    """Turn a full or read-only disk into one clear SetupError; `what` names what was being written."""
+    """Turn a full or read-only disk, or a file where a folder must be, into one clear SetupError; `what` is being written."""
     try:
         yield
     except OSError as error:
         import errno
 
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        closed = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+        if error.errno in full + closed:
             where = f" at {error.filename}" if error.filename else ""
             hint = "free some space, or choose another folder with --cache-dir or --output"
             raise SetupError(f"cannot write {what}{where}: {error.strerror}", hint) from error

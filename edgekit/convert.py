@@ -3,7 +3,6 @@ Also the float reference outputs that every artifact is compared with."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -19,8 +18,12 @@ if TYPE_CHECKING:
     import numpy as np
 
 DEADLINE_S = 1800.0
-# What the outputs of a source depend on besides the recipe: framework -> distributions.
-REFERENCE_PACKAGES = {"torch": ("torch",), "keras": ("tensorflow-cpu", "keras"), "fake": ()}
+# What the outputs of a source depend on besides the recipe: framework -> (distributions, the extra that brings them).
+FRAMEWORK_PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
+    "torch": (("torch",), "torch"),
+    "keras": (("tensorflow-cpu", "keras"), "tensorflow"),
+    "fake": ((), ""),
+}
 PACKAGE = Path(__file__).parent
 Say = Callable[[str], None]
 
@@ -42,7 +45,7 @@ def artifact(
         hint = f"its recipe has {', '.join(model.frameworks)}"
         raise errors.Unsupported(f"{format_} is made from {converter.SOURCE}, which '{model.name}' does not have", hint)
     chosen = _options(format_, converter, options or {})
-    made_with = _versions(converter.PACKAGES, converter.EXTRA)
+    made_with = sources.versions(converter.PACKAGES, converter.EXTRA)
     weights = sources.weights(model, say)
     key = cache.digest(
         {
@@ -85,8 +88,6 @@ def artifact(
 
 def reference(model: Model, framework: str, say: Say | None = None) -> np.ndarray:
     """The float outputs [N, ...] of the source model on the recipe's test inputs, float32; computed once in a worker."""
-    import numpy as np
-
     weights = sources.weights(model, say)
     key = cache.digest(
         {
@@ -95,24 +96,26 @@ def reference(model: Model, framework: str, say: Say | None = None) -> np.ndarra
             "inputs": data.describe(model, say)["sha256"]["x"],
             "framework": framework,
             "code": cache.source_sha256(PACKAGE / "sources.py", PACKAGE / "twins.py"),
-            "versions": _versions(REFERENCE_PACKAGES[framework], framework),
+            "versions": sources.versions(*FRAMEWORK_PACKAGES[framework]),
         }
     )
     place = cache.cache_dir() / "references" / key
-    with cache.entry(place) as fresh:
-        if fresh:
-            if say:
-                say(f"{model.name}: computing its float outputs in {framework}")
-            request = {
-                "recipe": str(model.source),
-                "weights": str(weights) if weights else None,
-                "framework": framework,
-            }
-            what = f"computing the float outputs of {model.name}"
-            request["file"] = str(fresh / "outputs.npy")
-            worker.run("edgekit.convert:reference_in_worker", request, DEADLINE_S, say, what)
-    outputs: np.ndarray = np.load(place / "outputs.npy", allow_pickle=False)
-    return outputs
+    request = {"recipe": str(model.source), "weights": str(weights) if weights else None, "framework": framework}
+    for _ in range(2):
+        with cache.entry(place) as fresh:
+            if fresh:
+                if say:
+                    say(f"{model.name}: computing its float outputs in {framework}")
+                what = f"computing the float outputs of {model.name}"
+                request["folder"] = str(fresh)
+                worker.run("edgekit.convert:reference_in_worker", request, DEADLINE_S, say, what)
+        outputs = _read_reference(place)
+        if outputs is not None:
+            return outputs
+        if say:
+            say(f"the cached float outputs of {model.name} are damaged; computing them again")
+        _drop(place)
+    raise SetupError(f"the cache entry {place} is damaged again right after it was written", "check the disk")
 
 
 def options(format_: str) -> Mapping[str, tuple[str, ...]]:
@@ -147,7 +150,9 @@ def reference_in_worker(request: Json) -> Json:
     x = data.to_layout(data.load(model).x, model.input.layout, spec.layout)
     run = _runner(built, framework, spec)
     outputs = np.concatenate([run(row[None]) for row in x]).astype(np.float32)
-    np.save(request["file"], outputs)
+    place = Path(request["folder"])
+    np.save(place / "outputs.npy", outputs)
+    (place / "sha256").write_text(cache.file_sha256(place / "outputs.npy"), "ascii")
     return {"shape": list(outputs.shape)}
 
 
@@ -184,19 +189,6 @@ def _options(format_: str, converter: ModuleType, given: Mapping[str, str]) -> d
     return {name: given.get(name, values[0]) for name, values in allowed.items()}
 
 
-def _versions(packages: tuple[str, ...], extra: str) -> dict[str, str]:
-    """{distribution: version}. Raises SetupError naming the pip extra when one is not installed."""
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            raise SetupError(
-                f"{package} is not installed", f"needs the extra: pip install 'edgekit[{extra}]'"
-            ) from None
-    return versions
-
-
 def _record(folder: Path, model: Model, request: Json, found: Json, key: str, made_with: Mapping[str, str]) -> None:
     """Write artifact.json beside a fresh file. Raises ConvertError when the converter left none."""
     path = folder / request["file"]
@@ -229,6 +221,19 @@ def _read(place: Path) -> Artifact | None:
         record["outputs"] = tuple(TensorSpec.from_json(spec) for spec in record["outputs"])
         return Artifact(**{**record, "path": path})
     except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _read_reference(place: Path) -> np.ndarray | None:
+    """The outputs of a cache entry; None when they are not what was written."""
+    import numpy as np
+
+    try:
+        if cache.file_sha256(place / "outputs.npy") != (place / "sha256").read_text("ascii"):
+            return None
+        outputs: np.ndarray = np.load(place / "outputs.npy", allow_pickle=False)
+        return outputs
+    except (OSError, ValueError):
         return None
 
 

@@ -6,13 +6,14 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgekit import cache, sources, worker
-from edgekit.errors import ProtocolError, UserError
+from edgekit.errors import ProtocolError, SetupError, UserError
 from edgekit.types import Json, Model, TensorSpec
 
 if TYPE_CHECKING:
@@ -41,21 +42,40 @@ class Data:
 
 def load(model: Model, say: Callable[[str], None] | None = None) -> Data:
     """The data of a recipe, from the cache; made in a worker the first time. Raises UserError when data() is wrong."""
+    for _ in range(2):
+        place = _entry(model, say)
+        found = _read(place)
+        if found is not None:
+            return found
+        if say:
+            say(f"the cached data of {model.name} is damaged; making it again")
+        shutil.rmtree(place, ignore_errors=True)
+    raise SetupError(f"the cache entry {place} is damaged again right after it was written", "check the disk")
+
+
+def _read(place: Path) -> Data | None:
+    """The arrays of a cache entry; None when they are not what was written."""
     import numpy as np
 
-    place = _entry(model, say)
-    about = json.loads((place / "data.json").read_text("utf-8"))
-
-    def read(name: str) -> Any:
-        return np.load(place / f"{name}.npy", allow_pickle=False)
-
-    y = read("y") if "y" in about["sha256"] else None
-    return Data(read("calibration"), read("x"), y, tuple(about["names"]), about["origin"])
+    try:
+        about = json.loads((place / "data.json").read_text("utf-8"))
+        arrays = {}
+        for name, sha256 in about["sha256"].items():
+            if cache.file_sha256(place / f"{name}.npy") != sha256:
+                return None
+            arrays[name] = np.load(place / f"{name}.npy", allow_pickle=False)
+        return Data(arrays["calibration"], arrays["x"], arrays.get("y"), tuple(about["names"]), about["origin"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def describe(model: Model, say: Callable[[str], None] | None = None) -> Json:
     """{"origin", "names", "sha256": {array: hash}, "shapes"} of a recipe's data, without loading the arrays."""
-    about: Json = json.loads((_entry(model, say) / "data.json").read_text("utf-8"))
+    try:
+        about: Json = json.loads((_entry(model, say) / "data.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        load(model, say)  # makes a damaged entry again
+        about = json.loads((_entry(model, say) / "data.json").read_text("utf-8"))
     return about
 
 

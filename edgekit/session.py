@@ -17,7 +17,7 @@ from typing import Any
 from edgekit import plugins, userland
 from edgekit.agent import protocol
 from edgekit.cache import cache_dir, entry, file_sha256
-from edgekit.errors import AgentError, ConnectError, DeviceError, ProtocolError, Unsupported
+from edgekit.errors import AgentError, ConnectError, DeviceError, EdgekitError, ProtocolError, Unsupported
 from edgekit.transports import Channel, Transport
 from edgekit.types import Device, Json
 
@@ -74,15 +74,16 @@ class Session:
         self.python = place(list(land.python), land)
         self.libraries = place(dict(land.libraries), land)
         self._last_id = 0
+        self._waiting = False  # for an answer that may still come, and that the next request must not take for its own
 
     @classmethod
     def open(cls, device: Device, runtime: str, say: Callable[[str], None]) -> Session:
         """Connect to the device and start the agent. Raises SetupError, ConnectError or ProtocolError."""
-        native = device.arch == "host"
-        land = userland.native(runtime, say) if native else userland.bundle(device.arch, runtime, say)
         counter = userland.counter_plugin(say) if device.emulated else None
         transport: Transport = plugins.load("transport", device.transport).connect(device, counter)
         try:
+            native = device.arch == "host"
+            land = userland.native(runtime, say) if native else userland.bundle(device.arch, runtime, say)
             return cls._start(device, transport, land, say)
         except BaseException:
             transport.close()
@@ -124,6 +125,7 @@ class Session:
         """One request and its reply. Raises AgentError (from a reply), else a DeviceError; never waits past the deadline."""
         self._last_id += 1
         request = {"id": self._last_id, "op": op, "args": {**args, "deadline_s": deadline_s}}
+        self._waiting = True
         self.channel.write(protocol.encode(request))
         deadline = time.monotonic() + deadline_s + GRACE_S
         while True:
@@ -135,10 +137,14 @@ class Session:
             if "event" in frame:
                 if on_event:
                     on_event(frame["event"])
-            elif "ok" in frame:
-                return dict(frame["ok"])
-            else:
-                raise self._refusal(frame.get("error") or {})
+                continue
+            answer = frame.get("ok", frame.get("error"))
+            if not isinstance(answer, dict):
+                raise ProtocolError("the agent answered neither a result nor an error", self.channel.stderr_tail())
+            self._waiting = False
+            if "ok" in frame:
+                return answer
+            raise self._refusal(answer)
 
     def fetch(
         self, op: str, args: Json, deadline_s: float, local: Path, on_event: Callable[[Json], None] | None = None
@@ -160,8 +166,9 @@ class Session:
     def close(self) -> None:
         """Say goodbye and let go; never raises."""
         try:
-            self.call("bye", {}, 1)
-        except DeviceError:
+            if not self._waiting:
+                self.call("bye", {}, 1)
+        except EdgekitError:
             pass
         finally:
             self.channel.close()
@@ -196,7 +203,7 @@ def greet(channel: Channel) -> Json:
         raise
     except DeviceError as error:
         raise ConnectError(f"the agent did not start: {error.message}", error.hint) from error
-    if frame.get("greeting") != protocol.GREETING:
+    if frame.get("greeting") != protocol.GREETING or not isinstance(frame.get("system"), dict):
         raise ProtocolError("what answered on the device is not the edgekit agent", channel.stderr_tail())
     if frame.get("protocol") != protocol.PROTOCOL:
         raise ProtocolError(f"the agent speaks protocol {frame.get('protocol')}, this edgekit {protocol.PROTOCOL}")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import ast
 import difflib
+import errno
 import importlib.metadata
 import json
 import re
+import shutil
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from edgekit import cache, errors, worker
-from edgekit.errors import ConvertError, UserError
+from edgekit.errors import ConvertError, SetupError, UserError
 from edgekit.types import Json, Model, TensorSpec
 
 PACKAGE = Path(__file__).parent
@@ -102,16 +104,22 @@ def execute(path: Path) -> ModuleType:
 
 
 def call(model: Model, function: str) -> Any:
-    """Call one function of a recipe; its folder is importable meanwhile. An error in it names the recipe and the line."""
+    """Call one function of a recipe; its folder is importable meanwhile.
+
+    Raises ConvertError naming the recipe and the line when it fails, SetupError when it lacks a package.
+    """
     place = str(model.source.parent)
     sys.path.append(place)
     try:
         return getattr(execute(model.source), function)()
-    except errors.EdgekitError:
+    except (errors.EdgekitError, MemoryError):
         raise
-    except (MemoryError, OSError):
-        raise
+    except ModuleNotFoundError as error:
+        message = f"{model.source.name}: {function}() needs the Python package '{error.name}', which is not installed"
+        raise SetupError(message, "pip install 'edgekit[all]' brings what the models of edgekit need") from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
         traceback.print_exc()
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(model.source)]
         line = f" line {frames[-1].lineno}" if frames else ""
@@ -139,6 +147,18 @@ def input_of(model: Model, framework: str) -> TensorSpec:
     return TensorSpec(spec.name, shape, spec.dtype, layout)
 
 
+def versions(packages: Iterable[str], extra: str) -> dict[str, str]:
+    """{distribution: version}. Raises SetupError naming the pip extra that brings them when one is not installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            hint = f"needs the extra: pip install 'edgekit[{extra}]'"
+            raise SetupError(f"{package} is not installed", hint) from None
+    return found
+
+
 def weights(model: Model, say: Callable[[str], None] | None = None) -> Path | None:
     """The .npz with the state dict of weights(), computed once in a worker; None when the recipe has no weights().
 
@@ -146,21 +166,31 @@ def weights(model: Model, say: Callable[[str], None] | None = None) -> Path | No
     """
     if not hasattr(execute(model.source), "weights"):
         return None
-    key = cache.digest(
-        {
-            "recipe": source_sha256(model),
-            "torch": importlib.metadata.version("torch"),
-            "code": cache.file_sha256(Path(__file__)),
-        }
-    )
+    code = cache.file_sha256(Path(__file__))
+    key = cache.digest({"recipe": source_sha256(model), "versions": versions(("torch",), "torch"), "code": code})
     place = cache.cache_dir() / "weights" / key
-    with cache.entry(place) as fresh:
-        if fresh:
-            if say:
-                say(f"{model.name}: making its weights once (kept in the cache)")
-            request = {"recipe": str(model.source), "folder": str(fresh)}
-            worker.run("edgekit.sources:make_weights", request, DEADLINE_S, say, f"making the weights of {model.name}")
-    return place / "weights.npz"
+    for _ in range(2):
+        with cache.entry(place) as fresh:
+            if fresh:
+                if say:
+                    say(f"{model.name}: making its weights once (kept in the cache)")
+                request = {"recipe": str(model.source), "folder": str(fresh)}
+                what = f"making the weights of {model.name}"
+                worker.run("edgekit.sources:make_weights", request, DEADLINE_S, say, what)
+        if _whole(place):
+            return place / "weights.npz"
+        if say:
+            say(f"the cached weights of {model.name} are damaged; making them again")
+        shutil.rmtree(place, ignore_errors=True)
+    raise SetupError(f"the cache entry {place} is damaged again right after it was written", "check the disk")
+
+
+def _whole(place: Path) -> bool:
+    """Whether a cache entry of weights holds the bytes that were written."""
+    try:
+        return weights_sha256(place / "weights.npz") == cache.file_sha256(place / "weights.npz")
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def weights_sha256(path: Path | None) -> str | None:
@@ -243,7 +273,9 @@ def _load_keras(model: Model, built: Any, weights_path: Path | None) -> None:
     x = np.moveaxis(check["x"], 1, -1) if model.input.layout else check["x"]
     difference = twins.difference(np.asarray(built(x, training=False)), check["y"])
     if not difference <= twins.TOLERANCE:
-        message = f"'{model.name}': the outputs of its Keras form differ from those of its torch form by {difference:.1%}"
+        message = (
+            f"'{model.name}': the outputs of its Keras form differ from those of its torch form by {difference:.1%}"
+        )
         hint = "usual causes: padding='same' with stride 2, another batch-norm epsilon, Flatten before a dense layer"
         raise ConvertError(message, hint)
 

@@ -67,11 +67,13 @@ class Run:
             if self.torn:
                 write_text(target, "".join(json.dumps(kept) + "\n" for kept in self.lines))
                 self.torn = False
-            with target.open("ab") as stream:
+            # Unbuffered: a buffer that a full disk refused would be written again by truncate() and close().
+            with target.open("ab", buffering=0) as stream:
                 start = stream.tell()
                 try:
-                    stream.write(json.dumps(line).encode() + b"\n")
-                    stream.flush()
+                    data = json.dumps(line).encode() + b"\n"
+                    while data:
+                        data = data[stream.write(data) :]
                     os.fsync(stream.fileno())
                 except OSError:
                     stream.truncate(start)
@@ -95,11 +97,14 @@ def read_lines(path: Path) -> tuple[list[Json], bool]:
     complete, rest = rows[:-1], rows[-1]
     for number, row in enumerate(complete, 1):
         try:
-            lines.append(json.loads(row))
+            line = json.loads(row)
         except ValueError as error:
             if number == len(complete) and not rest:
                 return lines, True
             raise UserError(f"{path}:{number}: not JSON: {error}", "restore the file, or remove that line") from error
+        if not isinstance(line, dict) or not {"id", "cell", "status"} <= set(line):
+            raise UserError(f"{path}:{number}: not a measurement", "restore the file, or remove that line")
+        lines.append(line)
     return lines, bool(rest)
 
 
@@ -111,7 +116,7 @@ def find(parent: Path, name: str) -> Path:
     runs = sorted(all_runs(parent))
     if name == "last" and runs:
         return runs[-1]
-    found = [run for run in runs if run.name.startswith(name)]
+    found = [run for run in runs if run.name == name] or [run for run in runs if run.name.startswith(name)]
     if len(found) == 1:
         return found[0]
     if found:

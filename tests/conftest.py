@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -40,11 +39,11 @@ def cold_cache(cache: Path | None, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Iterator[CommandLine]:
+def cli(tmp_path: Path, cache: Path | None) -> Iterator[CommandLine]:
     """The command line in an empty folder. Whatever it leaves running is an error."""
     place = tmp_path / "work"
     place.mkdir(exist_ok=True)
-    line = CommandLine(place, f"{os.getpid()}-{tmp_path.name}")
+    line = CommandLine(place)
     yield line
     left = [pid for pid in line.running() if not wait_gone(pid)]
     assert not left, f"still running: {left}"

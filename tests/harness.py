@@ -1,16 +1,18 @@
-"""What the quick tests share beside fixtures: the command line and the agent as processes, the fakes, waiting for what has no event."""
+"""What the quick tests share beside fixtures: the command line and the agent as processes, the fakes, waiting."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import secrets
 import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,38 +44,59 @@ class Ran:
         return json.loads(self.stdout)
 
 
-class CommandLine:
-    """`edgekit` of this checkout as a process of its own, in a folder of its own."""
+class Command:
+    """`edgekit` of this checkout under way, as a process of its own."""
 
-    def __init__(self, cwd: Path, token: str) -> None:
-        self.cwd = cwd
-        self.token = token
-
-    def start(self, *args: object, **environment: str) -> subprocess.Popen[str]:
-        """Start it; the caller waits."""
-        return subprocess.Popen(
+    def __init__(self, cwd: Path, environment: Mapping[str, str], args: Sequence[object]) -> None:
+        self.out = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
+        self.said = ""
+        self.process = subprocess.Popen(
             [sys.executable, "-m", "edgekit", *map(str, args)],
-            cwd=self.cwd,
-            env={**os.environ, "PYTHONPATH": str(ROOT), TOKEN: self.token, **environment},
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=self.out,
             stderr=subprocess.PIPE,
             text=True,
         )
 
+    def until(self, text: str) -> None:
+        """Wait for it to say something on stderr."""
+        assert self.process.stderr
+        for line in self.process.stderr:
+            self.said += line
+            if text in line:
+                return
+        raise AssertionError(f"it ended without saying '{text}': {self.said}")
+
+    def end(self) -> Ran:
+        """Wait for its end."""
+        assert self.process.stderr
+        with self.process.stderr, self.out:
+            self.said += self.process.stderr.read()
+            rc = self.process.wait()
+            self.out.seek(0)
+            return Ran(rc, self.out.read(), self.said)
+
+
+class CommandLine:
+    """Runs `edgekit` in a folder of its own."""
+
+    def __init__(self, cwd: Path) -> None:
+        self.cwd = cwd
+        self.environment = {TOKEN: secrets.token_hex(8)}
+
+    def start(self, *args: object, **environment: str) -> Command:
+        """Start it; the caller waits."""
+        return Command(self.cwd, {**self.environment, **environment}, args)
+
     def __call__(self, *args: object, **environment: str) -> Ran:
         """Run it to its end."""
-        process = self.start(*args, **environment)
-        try:
-            stdout, stderr = process.communicate(timeout=60)
-        finally:
-            process.kill()
-            process.wait()
-        return Ran(process.returncode, stdout, stderr)
+        return self.start(*args, **environment).end()
 
     def running(self) -> list[int]:
         """The processes alive that descend from this command line."""
-        mark = f"{TOKEN}={self.token}".encode()
+        mark = f"{TOKEN}={self.environment[TOKEN]}".encode()
         found = []
         for folder in Path("/proc").iterdir():
             try:
@@ -108,14 +131,13 @@ def wait_until(condition: Callable[[], Any]) -> Any:
 class Agent:
     """The pushed archive as a process, spoken to by its pipes: what a device runs, without the host's session around it."""
 
-    def __init__(self, folder: Path, **environment: str) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         archive = folder / "agent.pyz"
         archive.write_bytes(session.agent_archive())
         self.stderr = (folder / "stderr").open("w+b")
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(archive)],
+            [sys.executable, "-I", "-S", str(archive), *options],
             cwd=folder,
-            env={**os.environ, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.stderr,

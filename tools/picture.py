@@ -19,7 +19,9 @@ def main(run: str, target: str) -> None:
     console = Console(width=100, highlight=False, record=True, file=io.StringIO(), force_terminal=True)
     show(edgekit.load_report(run), console)
     template = re.sub(r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
-    Path(target).write_text(console.export_svg(title="edgekit profile --device pi4", code_format=template, unique_id="edgekit"))
+    Path(target).write_text(
+        console.export_svg(title="edgekit profile --device pi4", code_format=template, unique_id="edgekit")
+    )
 
 
 if __name__ == "__main__":

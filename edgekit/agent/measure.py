@@ -32,7 +32,10 @@ def runtime_module(args):
 def load(args):
     """Load the model of a request; returns (loaded, nanoseconds it took)."""
     module = runtime_module(args)
-    options = {"threads": args.get("threads", 1), "libraries": args.get("libraries", {})}
+    libraries = args.get("libraries", {})
+    if hasattr(module, "check"):
+        module.check(args["model"], libraries)  # refuses what would crash the runtime; no part of its load time
+    options = {"threads": args.get("threads", 1), "libraries": libraries, "checked": True}
     started = time.perf_counter_ns()
     loaded = module.load(args["model"], options)
     return loaded, time.perf_counter_ns() - started
@@ -201,7 +204,7 @@ def memory(args, emit):
     module = runtime_module(args)
     libraries = args.get("libraries", {})
     module.probe(libraries)  # the runtime is imported, no model is there: the baseline
-    meter = memory_of.meter(libraries if args.get("counters") else {})
+    meter = memory_of.meter(libraries if args.get("emulated") else {})
     baseline = meter.restart()
     loaded, _ = load(args)
     load_peak = meter.peak()

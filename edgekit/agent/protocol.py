@@ -47,7 +47,10 @@ def encode(frame):
 
 def decode(line):
     """The frame in a line of bytes. Raises ValueError when it is not a JSON object."""
-    frame = json.loads(line)
+    try:
+        frame = json.loads(line)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not isinstance(frame, dict):
         raise ValueError("a frame is a JSON object")
     return frame

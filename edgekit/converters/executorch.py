@@ -140,7 +140,7 @@ def check(path: Path) -> None:
     if head[4:6] != b"ET":
         raise UserError(f"{path.name} is no ExecuTorch program (its identifier is not ET..)")
     if head[8:12] != b"eh00" or len(head) < 40:
-        return
+        raise UserError(f"{path.name} is no ExecuTorch program, or it is cut short (it lacks the extended header)")
     length, program_size, segment_base = struct.unpack_from("<IQQ", head, 12)
     end = max(program_size, segment_base)
     if length >= 32:

@@ -238,7 +238,7 @@ static void look(void) {
 }
 
 /* System calls of the generic 64-bit table (asm-generic/unistd.h), which 64-bit Arm uses. */
-enum { SYS_EXIT_GROUP = 94, SYS_BRK = 214, SYS_MUNMAP = 215, SYS_MREMAP = 216, SYS_MMAP = 222, SYS_MADVISE = 233 };
+enum { SYS_BRK = 214, SYS_MUNMAP = 215, SYS_MREMAP = 216, SYS_MMAP = 222, SYS_MADVISE = 233 };
 #define MAP_FIXED_FLAG 0x10
 #define MADV_DONTNEED_ADVICE 4
 
@@ -254,7 +254,7 @@ static bool shrinks(int64_t number, uint64_t a1, uint64_t a3, uint64_t a4) {
         return a4 & MAP_FIXED_FLAG;
     case SYS_MADVISE:
         return a3 >= MADV_DONTNEED_ADVICE; /* and all later advice: FREE, REMOVE, PAGEOUT ...; the harmless ones are rare */
-    case SYS_MUNMAP: case SYS_MREMAP: case SYS_EXIT_GROUP:
+    case SYS_MUNMAP: case SYS_MREMAP:
         return true;
     default:
         return false;

@@ -19,16 +19,16 @@ Column = tuple[str, Callable[[Json], str]]
 
 
 def size(count: float) -> str:
-    """Bytes as kB or MB of two to three significant digits."""
-    if count >= 1e6:
+    """Bytes as B, kB or MB of up to three significant digits."""
+    if count >= 999_500:
         return f"{count / 1e6:.3g} MB"
-    return f"{count / 1e3:.0f} kB"
+    return f"{count / 1e3:.0f} kB" if count >= 1e3 else f"{count:.0f} B"
 
 
 def duration(ns: float) -> str:
     """Nanoseconds as us, ms or s of three significant digits."""
     for unit, scale in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
-        if ns >= scale:
+        if ns >= 0.9995 * scale:  # what rounds to 1000 is one of the next unit
             return f"{ns / scale:.3g} {unit}"
     return f"{ns:.0f} ns"
 

@@ -85,7 +85,7 @@ class Emulator(FolderTransport):
         return ProcessChannel(self.bare(argv), self.root)
 
     def command(self, argv: Sequence[str]) -> list[str]:
-        return [*self._emulator("-plugin", str(self.counter)), *argv]
+        return [*self._emulator("-plugin", f"{self.counter},memory=on"), *argv]
 
 
 def connect(device: Device, counter: Path | None) -> Emulator:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from edgekit import cache
 from edgekit.errors import SetupError
-from edgekit.userland import build, targets
-from edgekit.userland.bundle import MANIFEST, interpreter, runtime_bundle
+from edgekit.userland import build, targets, tools
+from edgekit.userland.bundles import MANIFEST, interpreter, runtime_bundle
 
 __all__ = ["Userland", "bundle", "counter_plugin", "native"]
 
@@ -55,7 +55,7 @@ def native(runtime: str, say: Callable[[str], None]) -> Userland:
     versions = {"python": platform.python_version(), "libc": platform.libc_ver()[1]}
     libraries: dict[str, str] = {}
     try:
-        libraries["loop"] = str(compiled(build.LOOP, ("loop.c",), lambda out: build.loop(out, None), say))
+        libraries["loop"] = str(compiled(build.LOOP, "loop.c", lambda out: build.loop(out, None), say))
     except SetupError as error:
         say(f"no native timing loop: {error}")
     if runtime != "fake":
@@ -66,7 +66,7 @@ def native(runtime: str, say: Callable[[str], None]) -> Userland:
             include, folder = files[0].parent.parent / "include", files[0].parent
             made = compiled(
                 build.SHIM,
-                ("executorch_shim.cpp",),
+                "executorch_shim.cpp",
                 lambda out: build.shim(out, None, versions["runtime"], include, folder, str(folder)),
                 say,
                 [versions["runtime"], str(folder)],
@@ -77,8 +77,14 @@ def native(runtime: str, say: Callable[[str], None]) -> Userland:
 
 
 def counter_plugin(say: Callable[[str], None]) -> Path:
-    """The instruction-counter plug-in for QEMU here, compiled on first use. Raises SetupError without a compiler."""
-    return compiled(build.PLUGIN, ("insn_counter.c",), build.counter, say)
+    """The instruction-counter plug-in for this machine's qemu-aarch64, compiled on first use.
+
+    Raises SetupError when there is no QEMU that takes it, or no compiler.
+    """
+    qemu = Path(tools.find("qemu-user", "qemu-aarch64")).resolve()
+    # Another QEMU is asked again whether it takes the plug-in.
+    identity = [str(qemu), str(qemu.stat().st_size), str(qemu.stat().st_mtime_ns)]
+    return compiled(build.PLUGIN, "insn_counter.c", lambda out: build.counter(out, str(qemu)), say, identity)
 
 
 def installed(wheel: targets.Wheel) -> tuple[str, list[Path]]:
@@ -98,13 +104,13 @@ def installed(wheel: targets.Wheel) -> tuple[str, list[Path]]:
 
 def compiled(
     name: str,
-    sources: tuple[str, ...],
+    source: str,
     make: Callable[[Path], None],
     say: Callable[[str], None],
     against: list[str] | None = None,
 ) -> Path:
-    """A shared library of ours in the cache, by the hash of its sources and of what it is compiled `against`."""
-    files = [build.NATIVE / source for source in sources] + [Path(build.__file__)]
+    """A shared library of ours in the cache, by the hash of its source and of what it is compiled `against`."""
+    files = [build.NATIVE / source, Path(build.__file__)]
     key = cache.digest([platform.machine(), cache.source_sha256(*files), against or []])
     folder = cache.cache_dir() / "userland" / f"native-{Path(name).stem}-{key[:16]}"
     with cache.entry(folder) as fresh:

@@ -61,6 +61,7 @@ def configure(debian_arch: str, work: Path) -> Path:
         "APT::Architectures": debian_arch,
         "APT::Sandbox::User": "",
         "APT::Install-Recommends": "0",
+        "APT::Update::Error-Mode": "any",  # else a mirror out of reach is only a warning
         "Acquire::Retries": "2",
         "Debug::NoLocking": "1",
     }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from pathlib import Path
 
+from edgekit.errors import SetupError
 from edgekit.userland import tools
 from edgekit.userland.targets import Target
 
@@ -30,7 +32,7 @@ def compiler(language: str, target: Target | None) -> str:
     """The C ("gcc") or C++ ("g++") compiler for `target`; None and this machine's own kind mean the native one."""
     if target is None or target.is_this_machine:
         return tools.find("gcc g++", language)
-    return tools.find(f"g++-{target.multiarch}", f"{target.multiarch}-{language}")
+    return tools.find(f"g++-{target.multiarch.replace('_', '-')}", f"{target.multiarch}-{language}")
 
 
 def compile_source(source: str, out: Path, language: str, target: Target | None, *flags: str) -> None:
@@ -47,8 +49,15 @@ def loop(out: Path, target: Target | None) -> None:
     compile_source("loop.c", out, "gcc", target)
 
 
-def counter(out: Path) -> None:
-    """The QEMU plug-in; it always runs on this machine."""
+def counter(out: Path, qemu: str) -> None:
+    """The QEMU plug-in; it always runs on this machine. Raises SetupError when this QEMU takes no such plug-in."""
+    version = tools.run([qemu, "--version"], "asking QEMU for its version").split("\n")[0]
+    hint = "count instructions with a qemu-user of QEMU 6 to 8 that was built with plug-ins, such as Debian 12's"
+    if "-plugin" not in tools.run([qemu, "--help"], "asking QEMU for its options"):
+        raise SetupError(f"{version} was built without plug-ins", hint)
+    # QEMU 9 raised QEMU_PLUGIN_MIN_VERSION to 2 (include/qemu/qemu-plugin.h).
+    if int((re.findall(r"version (\d+)", version) or ["0"])[0]) >= 9:
+        raise SetupError(f"{version} takes only plug-ins of a newer interface", hint)
     compile_source("insn_counter.c", out, "gcc", None, "-pthread")
 
 

@@ -69,7 +69,6 @@ class Debian:
     def library(self, name: str) -> Path:
         """The file of a library by its soname. Raises SetupError when no package brought it."""
         for folder in self.folders:
-            # Resolved step by step, for an absolute link would lead out of the root.
             if (folder / name).exists():
                 return (folder / name).resolve()
         raise SetupError(f"the {self.target.debian} packages of this machine's mirror do not bring {name}")

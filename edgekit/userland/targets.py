@@ -31,6 +31,14 @@ TARGETS = {
         loader="ld-linux-aarch64.so.1",
         wheel_platforms=("manylinux_2_28_aarch64", "manylinux_2_27_aarch64"),
     ),
+    # Android's emulator images, and PCs reached over SSH
+    "x86_64": Target(
+        arch="x86_64",
+        debian="amd64",
+        multiarch="x86_64-linux-gnu",
+        loader="ld-linux-x86-64.so.2",
+        wheel_platforms=("manylinux_2_28_x86_64", "manylinux_2_27_x86_64"),
+    ),
 }
 
 
@@ -54,21 +62,30 @@ WHEELS = {
         "ai-edge-litert",
         "2.3.0",
         "3.11",
-        {"aarch64": "853fc608f96da87bd5f3458465dfb9abbf18d5ae6b94eceacead407146f175ae"},
+        {
+            "aarch64": "853fc608f96da87bd5f3458465dfb9abbf18d5ae6b94eceacead407146f175ae",
+            "x86_64": "1f15078a6725d2357d9de9221664c29afa0545d807559c5f7199ce5e40b96b23",
+        },
         ("ai_edge_litert/libLiteRt.so",),
     ),
     "onnxruntime": Wheel(
         "onnxruntime",
         "1.32.0",
         "3.11",
-        {"aarch64": "2303372a85299b6757b0e11e1cbf13e410ddf7e10c37f4b37e99d1c90e7daf7c"},
+        {
+            "aarch64": "2303372a85299b6757b0e11e1cbf13e410ddf7e10c37f4b37e99d1c90e7daf7c",
+            "x86_64": "5a34fc4dfeb5a7b4a74c95dcba1e773d722abda720b474edf1b0c419dc6d163d",
+        },
         ("onnxruntime/capi/libonnxruntime.so.1.32.0",),
     ),
     "executorch": Wheel(
         "executorch",
         "1.5.1",
         "3.11",
-        {"aarch64": "8ee02348a3ea80ddf770822911ebf78da616b73afce0fbaaa79f23311c88c66a"},
+        {
+            "aarch64": "8ee02348a3ea80ddf770822911ebf78da616b73afce0fbaaa79f23311c88c66a",
+            "x86_64": "274c28c2fe2b76acb03f9fa381537425c40e0098dcf886baf6d97a1a55ffe300",
+        },
         (
             "executorch/lib/libexecutorch.so",
             "executorch/lib/libexecutorch_kernels_optimized.so",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -48,8 +49,16 @@ def run(
     except OSError as error:
         raise SetupError(f"{what} failed: {error.strerror}: {os.fspath(argv[0])}", hint) from error
     if done.returncode:
-        raise SetupError(f"{what} failed with exit code {done.returncode}:\n{tail(done.stderr or done.stdout)}", hint)
+        output = done.stderr.strip() or done.stdout.strip()
+        raise SetupError(f"{what} failed: {cause(output) or f'exit code {done.returncode}'}", hint or tail(output))
     return done.stdout
+
+
+def cause(text: str) -> str:
+    """The line that says why: the first that calls itself an error, else the last."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"E: |ERROR|fatal|.*\berror: ", line)]
+    return (errors or lines[-1:] or [""])[0]
 
 
 def tail(text: str) -> str:

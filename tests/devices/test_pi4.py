@@ -18,7 +18,18 @@ CELLS = {(runtime, precision) for runtime in ("tflite", "onnxruntime", "executor
 
 def profile(output: Path, *arguments: str) -> dict[str, Any]:
     """The command as a user runs it; its report."""
-    argv = [sys.executable, "-m", "edgekit", "profile", "--device", "pi4", "--json", "--output", str(output), *arguments]
+    argv = [
+        sys.executable,
+        "-m",
+        "edgekit",
+        "profile",
+        "--device",
+        "pi4",
+        "--json",
+        "--output",
+        str(output),
+        *arguments,
+    ]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     report: dict[str, Any] = json.loads(done.stdout)

@@ -26,6 +26,7 @@ def base(target: Target, say: Callable[[str], None]) -> Path:
     folder = cache.cache_dir() / "userland" / f"base-{target.arch}-{key[:16]}"
     with cache.entry(folder) as fresh:
         if fresh:
+            python.emulator(target)  # before minutes of downloading
             say(f"building a Python for {target.arch} from Debian packages (first use, about a minute)")
             contents = python.make_base(target, fresh)
             check(fresh, target)

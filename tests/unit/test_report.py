@@ -1,0 +1,309 @@
+"""The report: the machine form leaves out what was not measured, the table fits and cuts no figure short, and distrusts aloud."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from edgekit import caveats, store
+from edgekit.report import Report, table
+from edgekit.types import Cell, Measurement, to_json
+
+REQUIRED = ("id", "model", "format", "precision", "runtime", "device", "threads", "status", "error", "warnings")
+
+
+def cell(
+    precision: str = "fp32", runtime: str = "tflite", status: str = "ok", threads: int = 1, **more: Any
+) -> dict[str, Any]:
+    """A line of measurements.jsonl; `latency_ns`, `bytes` and `instructions` fill the places that tests look at."""
+    latency_ns, size, total = (
+        more.pop("latency_ns", 2_000_000),
+        more.pop("bytes", 40_000),
+        more.pop("instructions", None),
+    )
+    launch: dict[str, Any] = {
+        "samples_ns": [latency_ns] * 30,
+        "batch": 1,
+        "first_ns": 1,
+        "load_ns": 1,
+        "version": "2.3",
+    }
+    if total:
+        launch["counts"] = [[total, *[1] * 7]] * 3
+    found: dict[str, Any] = {
+        "artifact": {"sha256": "ab", "size_bytes": size, "details": more.pop("details", {})},
+        "environment": {"greeting": {"system": {"machine": "aarch64"}}},
+        "accuracy": {"metric": "top1", "correct": 538, "total": 540, "value": 538 / 540},
+        "fidelity": {"sqnr_db": 123.4, "max_abs_diff": 1e-6, "agreement": 1.0, "cosine": 1.0},
+        "launches": (launch,),
+        "memory": {"load_peak_bytes": 30 << 20, "run_peak_bytes": 31 << 20},
+    }
+    measured = Measurement(Cell("digits_cnn", "x", precision, runtime, "pi4", threads), status, **{**found, **more})
+    return {**to_json(measured), "id": measured.cell.id}
+
+
+def report(*lines: dict[str, Any], emulated: bool = False, torn: bool = False, **device: Any) -> Report:
+    """The report of a run with these lines."""
+    described = {"name": "pi4", "description": "Raspberry Pi 4 Model B, 4 GB, 64-bit", "emulated": emulated, **device}
+    plan = {"model": "digits_cnn", "name": "digits_cnn", "cells": []}
+    header = {"schema": store.SCHEMA, "run": "r", "device": described, "plan": plan}
+    return Report.of(store.Run(Path("results/20260101-000000-digits_cnn-pi4-abcd"), header, list(lines), torn))
+
+
+def shown(made: Report, width: int = 100) -> str:
+    """The terminal form as plain text."""
+    target = io.StringIO()
+    table.show(made, Console(width=width, file=target, highlight=False, color_system=None))
+    return target.getvalue()
+
+
+def codes(made: Report, index: int) -> list[str]:
+    """The caveats of one cell."""
+    return [warning["code"] for warning in made.cells[index]["warnings"]]
+
+
+def test_the_machine_form_has_what_was_measured() -> None:
+    made = report(cell(instructions=5_000), emulated=True)
+    (found,) = made.to_json()["cells"]
+    assert set(REQUIRED) <= set(found)
+    assert found["id"] == "digits_cnn/fp32/tflite@pi4+threads=1"
+    assert found["error"] is None
+    assert found["latency"]["p50_ns"] == 2_000_000
+    assert found["latency"]["emulated"] is True
+    assert found["instructions"]["total"] == 5_000
+    assert set(found["instructions"]) >= {"load_store", "fp_fma", "int_mac", "branch", "alu"}
+    assert found["memory"]["run_peak_bytes"] == 31 << 20
+    assert found["accuracy"]["correct"] == 538
+    assert found["fidelity"]["sqnr_db"] == 123.4
+    assert found["artifact"]["sha256"] == "ab"
+    assert found["runtime_version"] == "2.3"
+    whole = made.to_json()
+    assert whole["schema"] == store.SCHEMA
+    assert whole["run"] == "20260101-000000-digits_cnn-pi4-abcd"
+    assert json.loads(json.dumps(whole, allow_nan=False)) == whole
+
+
+@pytest.mark.parametrize("absent", ["accuracy", "fidelity", "artifact", "memory"])
+def test_what_was_not_measured_is_absent(absent: str) -> None:
+    line = cell()
+    del line[absent]
+    (found,) = report(line).cells
+    assert absent not in found
+    assert None not in {key: value for key, value in found.items() if key != "error"}.values()
+
+
+def test_a_cell_that_failed_has_no_speed() -> None:
+    """Even when it was timed before it failed: nothing was proven, so nothing is claimed."""
+    error = {"kind": "crashed", "message": "the process died of SIGABRT", "hint": ""}
+    (found,) = report(cell(status="failed", error=error, instructions=5)).cells
+    assert not {"latency", "instructions", "memory"} & set(found)
+    assert found["error"] == error
+    assert found["artifact"]
+
+
+def test_a_wrong_output_keeps_the_evidence_against_it() -> None:
+    line = cell(status="failed", error={"kind": "wrong_output", "message": "wrong"}, launches=(), memory=None)
+    (found,) = report(line).cells
+    assert found["fidelity"]["sqnr_db"] == 123.4
+    assert "latency" not in found
+
+
+def test_failed_counts_failures_and_no_answers() -> None:
+    made = report(cell(), cell("int8", "failed"), cell("int8", status="unsupported", error={"message": "no"}))
+    assert made.failed == []
+    made = report(cell(), cell("int8", status="failed", error={"kind": "convert", "message": "no"}))
+    assert [found["precision"] for found in made.failed] == ["int8"]
+
+
+@pytest.mark.parametrize(
+    ("fp32_ns", "int8_ns", "emulated", "warned"),
+    [(1_000_000, 1_500_000, False, True), (1_000_000, 1_010_000, False, False), (1_000_000, 500_000, False, False),
+     (1_000_000, 1_500_000, True, False)],
+    ids=["slower", "as good as equal", "faster", "emulated"],
+)  # fmt: skip
+def test_int8_that_is_slower_is_said_aloud(fp32_ns: int, int8_ns: int, emulated: bool, warned: bool) -> None:
+    made = report(cell(latency_ns=fp32_ns), cell("int8", latency_ns=int8_ns, bytes=10_000), emulated=emulated)
+    assert ("int8-slower" in codes(made, 1)) == warned
+    assert codes(made, 0) == []
+    if warned:
+        assert "int8 takes 1.50x the time of fp32" in shown(made)
+
+
+def test_int8_is_compared_with_its_own_sibling_only() -> None:
+    made = report(
+        cell(latency_ns=9_000_000), cell(threads=4, latency_ns=1_000_000), cell(runtime="onnxruntime", latency_ns=9_000_000),
+        cell("int8", threads=4, latency_ns=2_000_000, bytes=10_000), cell("int8", latency_ns=2_000_000, bytes=10_000),
+    )  # fmt: skip
+    assert "int8-slower" in codes(made, 3)
+    assert codes(made, 4) == []
+    alone = report(cell("int8", latency_ns=2_000_000))
+    assert codes(alone, 0) == []
+    failed = report(cell(status="failed", error={"message": "no"}, latency_ns=1), cell("int8"))
+    assert codes(failed, 1) == []
+
+
+def test_int8_that_is_not_smaller_is_said_aloud() -> None:
+    made = report(cell(bytes=40_000), cell("int8", bytes=36_000), cell("int8_io", bytes=12_000))
+    assert codes(made, 1) == ["int8-not-smaller"]
+    assert codes(made, 2) == []
+    assert "the int8 file is 90% of the fp32 file" in shown(made)
+
+
+def test_partial_delegation_is_said_aloud() -> None:
+    details = {"delegated_share": 0.5, "delegated_ops": 3, "total_ops": 6}
+    made = report(cell(details=details), cell("int8", details={**details, "delegated_share": 1.0, "delegated_ops": 6}))
+    assert codes(made, 0) == ["partial-delegation"]
+    assert "partial-delegation" not in codes(made, 1)
+    assert "3 of 6 operators run on the fast backend" in shown(made)
+
+
+def test_the_weaknesses_of_a_whole_run() -> None:
+    assert [warning["code"] for warning in report(cell(), emulated=True, torn=True).warnings] == [
+        "emulated-latency", "torn-line",
+    ]  # fmt: skip
+    assert report(cell()).warnings == []
+    unmeasured = report(cell(status="failed", error={"message": "no"}), emulated=True)
+    assert unmeasured.warnings == [], "no latency is there to be distrusted"
+
+
+def test_every_word_of_the_report_is_in_the_table_of_caveats() -> None:
+    source = "".join(path.read_text("utf-8") for path in Path(caveats.__file__).parent.rglob("*.py"))
+    for code in caveats.CAVEATS:
+        assert f'caveat("{code}"' in source, f"{code} is never said"
+    with pytest.raises(KeyError):
+        caveats.caveat("nonsense")
+
+
+def full(emulated: bool = True, **more: Any) -> Report:
+    """The widest report there is: long names, large figures, every column."""
+    big = {"instructions": 12_345_678_901, "latency_ns": 123_456_789}
+    lines = [
+        cell(precision, runtime, bytes=size, **big)
+        for runtime in ("tflite", "onnxruntime", "executorch")
+        for precision, size in (("fp32", 423_400_000), ("int8", 123_400_000), ("int8_io", 123_400_000))
+    ]
+    return report(*lines, emulated=emulated, **more)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_no_line_is_wider_than_the_terminal_and_no_figure_is_cut_short(width: int) -> None:
+    text = shown(full(), width)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+    rows = [line for line in text.splitlines() if line.startswith(("tflite ", "onnxruntime ", "executorch "))]
+    assert len(rows) == 9
+    for row in rows:
+        assert "\N{HORIZONTAL ELLIPSIS}" not in row
+        assert "538/540 99.6%" in row
+        assert "12.35 G" in row
+
+
+def test_a_hundred_columns_hold_every_figure() -> None:
+    text = shown(full())
+    for word in ("538/540", "100.0 %", "123.4", "123 MB", "30.0", "31.0", "12.35 G", "123 ms"):
+        assert word in text
+    for heading in (
+        "runtime",
+        "precision",
+        "accuracy",
+        "agree",
+        "SQNR",
+        "file",
+        "load MiB",
+        "run MiB",
+        "instr.",
+        "emul.",
+    ):
+        assert heading in text
+
+
+def test_a_row_that_failed_says_so_and_why_and_still_fits() -> None:
+    error = {"kind": "convert", "message": "the converter said no " * 12, "hint": "first\nlast words"}
+    big = {"instructions": 12_345_678_901, "latency_ns": 123_456_789, "bytes": 123_400_000}
+    made = report(
+        cell(**big), cell("int8", "onnxruntime", "failed", error=error), cell("int8", status="unsupported", error=error)
+    )
+    text = shown(made)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
+    assert "FAILED: onnxruntime int8: the converter said no" in text
+    assert "unsupported: tflite int8:" in text
+    assert "(last" in text
+    assert "FAILED" in next(line for line in text.splitlines() if line.startswith("onnxruntime "))
+
+
+def test_columns_that_nothing_fills_are_left_out() -> None:
+    line = cell()
+    del line["accuracy"], line["memory"]
+    text = shown(report(line))
+    assert "accuracy" not in text
+    assert "MiB" not in text
+    assert "instr." not in text
+    assert "threads" not in text.splitlines()[1]
+    assert "1 thread in every runtime" in text
+    assert "threads" in shown(report(cell(threads=1), cell(threads=4))).splitlines()[1]
+
+
+def test_cells_that_share_a_weakness_share_its_line() -> None:
+    weak = (caveats.caveat("no-labels"),)
+    text = shown(report(cell(warnings=weak), cell("int8", bytes=9, warnings=weak)))
+    assert text.count("the model has no labelled data") == 1
+    assert "weak: the model" in text
+    text = shown(report(cell(), cell("int8", bytes=9, warnings=weak)))
+    assert "weak: tflite int8: the model" in text
+
+
+def test_emulated_latency_is_marked_as_such() -> None:
+    emulated, real = shown(full()), shown(full(emulated=False))
+    assert "emul." in emulated.splitlines()[1]
+    assert "p50" not in emulated.splitlines()[1]
+    assert "latency is the emulator's" in " ".join(emulated.split())
+    assert "p50" in real.splitlines()[1]
+    assert "emulator" not in real
+
+
+HOSTILE = ("[red]x[/red]", "[/]", "[bold", "[link=http://x]y[/link]", ":warning:", "{0}", "%s")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_are_shown_as_they_are(name: str) -> None:
+    made = report(
+        cell(status="failed", error={"kind": "convert", "message": name, "hint": name}), cell(), description=name
+    )
+    made.header["device"]["name"] = made.header["plan"]["name"] = name
+    line = made.cells[1]
+    line["runtime"] = line["precision"] = name
+    line["warnings"] = [{"code": "no-labels", "message": name}]
+    assert shown(made, 200).count(name) >= 8
+
+
+@pytest.mark.parametrize(
+    ("ns", "text"),
+    [
+        (0, "0 ns"),
+        (999, "999 ns"),
+        (1_234, "1.23 us"),
+        (1_200_000, "1.2 ms"),
+        (59_900_000_000, "59.9 s"),
+        (999_999, "1 ms"),
+    ],
+)
+def test_durations(ns: int, text: str) -> None:
+    assert table.duration(ns) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0"), (999, "999"), (123_456, "123.5 k"), (12_345_678, "12.35 M"), (2e9, "2 G")]
+)
+def test_counts(number: float, text: str) -> None:
+    assert table.count(number) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(400, "400 B"), (41_234, "41 kB"), (999_600, "1 MB"), (4_210_000, "4.21 MB")]
+)
+def test_sizes(number: float, text: str) -> None:
+    assert table.size(number) == text
