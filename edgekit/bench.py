@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import os
 import platform
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -13,12 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgekit import __version__, config, convert, data, plugins, session, sources, store
+from edgekit.cache import cache_dir
 from edgekit.caveats import caveat
 from edgekit.errors import (
     AgentError,
     ConvertError,
     DeviceError,
     EdgekitError,
+    ProtocolError,
     Unsupported,
     UserError,
     WrongOutput,
@@ -240,7 +243,8 @@ def measure_cell(subject: Subject, cell: Cell, agents: Agents, say: Say) -> Meas
     except Unsupported as error:
         return Measurement(cell, "unsupported", error=failure("unsupported", error), **found)
     except ConvertError as error:
-        return Measurement(cell, "failed", error={**failure("convert", error), "log_tail": error.log_tail}, **found)
+        told = {**failure("convert", error), "log_tail": placeless(error.log_tail)}
+        return Measurement(cell, "failed", error=told, **found)
     except WrongOutput as error:
         return Measurement(cell, "failed", error=failure("wrong_output", error), **found)
     except AgentError as error:
@@ -254,7 +258,24 @@ def measure_cell(subject: Subject, cell: Cell, agents: Agents, say: Say) -> Meas
 
 def failure(kind: str, error: EdgekitError) -> Json:
     """An error as a measurement keeps it."""
-    return {"kind": kind, "message": error.message, "hint": error.hint}
+    return {"kind": kind, "message": placeless(error.message), "hint": placeless(error.hint)}
+
+
+def placeless(text: str) -> str:
+    """A tool's words without this machine's folders, which tracebacks and messages are full of."""
+    places = {
+        str(Path(__file__).parent.parent): "<edgekit>",
+        str(cache_dir()): "<cache>",
+        sys.prefix: "<python>",
+        sys.base_prefix: "<python>",
+        str(Path.cwd()): ".",
+        tempfile.gettempdir(): "<tmp>",
+        str(Path.home()): "~",
+    }
+    for place in sorted(places, key=len, reverse=True):
+        if place != os.sep:
+            text = text.replace(place + os.sep, places[place] + os.sep)
+    return text
 
 
 def deploy(subject: Subject, cell: Cell, artifact: Artifact, live: session.Session, folder: Path) -> Json:
@@ -292,6 +313,8 @@ def verify(
         lambda e: say(f"verifying: {e.get('done')} of {count} inputs"),
     )
     outputs = data.decode(fetched.read_bytes(), artifact.outputs[0])
+    if len(outputs) != count:
+        raise ProtocolError(f"the device answered for {len(outputs)} of {count} inputs")
     fidelity = found["fidelity"] = data.fidelity(outputs, reference)
     warnings = found["warnings"] = []
     if inputs.y is None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import marshal
+import os
 import time
 import zipfile
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from edgekit.types import Device, Json
 GREETING_S = 60.0
 GRACE_S = 15.0  # how much longer than the agent's own deadline the host waits for its answer
 AGENT = Path(__file__).parent / "agent"
+NUMBERS = itertools.count()
 
 
 def agent_archive() -> bytes:
@@ -73,6 +76,7 @@ class Session:
         self.versions = dict(land.versions)
         self.python = place(list(land.python), land)
         self.libraries = place(dict(land.libraries), land)
+        self._output = f"output-{os.getpid()}-{next(NUMBERS)}.bin"  # another session may use the device too
         self._last_id = 0
         self._waiting = False  # for an answer that may still come, and that the next request must not take for its own
 
@@ -150,9 +154,8 @@ class Session:
         self, op: str, args: Json, deadline_s: float, local: Path, on_event: Callable[[Json], None] | None = None
     ) -> Path:
         """A request whose answer is a file on the device; returns `local` with that file in it."""
-        remote = f"output-{args['runtime']}.bin"
-        self.call(op, {**args, "output": remote}, deadline_s, on_event)
-        self.transport.pull(remote, local)
+        self.call(op, {**args, "output": self._output}, deadline_s, on_event)
+        self.transport.pull(self._output, local)
         return local
 
     def _refusal(self, error: Json) -> AgentError:

@@ -35,10 +35,11 @@ class Report:
 
     def to_json(self) -> Json:
         """The machine form: schema, run, warnings, cells, and the plan and device they belong to."""
-        header = {
+        form: Json = {"schema": self.schema, "run": self.run}
+        form |= {
             key: self.header[key] for key in ("started", "edgekit", "device", "plan", "host") if key in self.header
         }
-        return {"schema": self.schema, "run": self.run, **header, "warnings": self.warnings, "cells": self.cells}
+        return {**form, "warnings": self.warnings, "cells": self.cells}
 
     @property
     def failed(self) -> list[Json]:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import signal
-import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,38 +127,36 @@ def test_the_matrix_is_precisions_by_threads_and_the_numbers_are_obeyed(cli: Com
     assert (cli.cwd / "else where" / found["run"] / "run.json").is_file()
 
 
-@pytest.mark.parametrize(
-    ("fault", "kind", "words"),
-    [
-        ("crash", "crashed", "SIGABRT"),
-        ("segfault", "crashed", "SIGSEGV"),
-        ("exit", "crashed", "code 3"),
-        ("oom", "out_of_memory", "memory"),
-        ("bad_model", "bad_model", "the file says it is bad"),
-        ("wrong", "wrong_output", "the outputs are wrong"),
-    ],
+FAULTS = (
+    ("crash", "crashed", "SIGABRT"),
+    ("segfault", "crashed", "SIGSEGV"),
+    ("exit", "crashed", "code 3"),
+    ("oom", "out_of_memory", "memory"),
+    ("bad_model", "bad_model", "the file says it is bad"),
+    ("wrong", "wrong_output", "the outputs are wrong"),
+    ("short", "device", "the device answered for 100 of 200 inputs"),
 )
-def test_a_fault_fails_its_cell_alone(
-    cli: CommandLine, recipe: Callable[..., Path], fault: str, kind: str, words: str
-) -> None:
-    ran = cli("profile", recipe(fault, fault={"fp32": fault}).name, "-d", FAKE_DEVICE, "--json")
+
+
+def test_a_fault_fails_its_cell_alone(cli: CommandLine, recipe: Callable[..., Path]) -> None:
+    """One fault for each number of threads; after them all, one cell that prints but works."""
+    faults = {str(threads): fault for threads, (fault, _, _) in enumerate(FAULTS, 1)}
+    name = recipe("faults", fault={**faults, "8": "print"}).name
+    ran = cli("profile", name, "-d", FAKE_DEVICE, "-p", "fp32", "-t", "1,2,3,4,5,6,7,8,9", "--json")
     assert ran.rc == 4
     assert "Traceback" not in ran.stderr
-    failed, fine = ran.json["cells"]
-    assert (failed["status"], failed["error"]["kind"]) == ("failed", kind)
-    assert words in failed["error"]["message"]
-    assert not {"latency", "instructions", "memory"} & set(failed)
-    assert failed["artifact"]["sha256"]
-    assert fine["status"] == "ok"
-    assert fine["accuracy"]["correct"] == 190
-    if fault == "wrong":
-        assert failed["fidelity"]["sqnr_db"] < 15, "the evidence is kept"
-
-
-def test_prints_of_a_native_library_harm_nothing(cli: CommandLine, recipe: Callable[..., Path]) -> None:
-    ran = cli("profile", recipe("chatty", fault="print").name, "-d", FAKE_DEVICE, "--json")
-    assert ran.rc == 0
-    assert [cell["accuracy"]["correct"] for cell in ran.json["cells"]] == [190, 190]
+    *failed, chatty, fine = ran.json["cells"]
+    for cell, (fault, kind, words) in zip(failed, FAULTS, strict=True):
+        assert (cell["status"], cell["error"]["kind"]) == ("failed", kind), fault
+        assert words in cell["error"]["message"]
+        assert not {"latency", "instructions", "memory"} & set(cell)
+        assert cell["artifact"]["sha256"]
+    assert failed[-2]["fidelity"]["sqnr_db"] < 15, "the evidence against a wrong output is kept"
+    for cell in (chatty, fine):
+        assert (cell["status"], cell["accuracy"]["correct"]) == ("ok", 190)
+    table = cli("profile", "--resume", "last").stdout
+    assert "FAILED: fake fp32: the process died of SIGABRT" in table
+    assert table.count("190/200") == 2
 
 
 def test_a_hang_is_ended_at_its_deadline(
@@ -200,20 +198,16 @@ def test_a_lost_device_fails_its_cell_and_the_next_has_a_new_agent(
     ],
 )
 def test_a_converter_that_fails_fails_its_cells_and_leaves_nothing(
-    cli: CommandLine, recipe: Callable[..., Path], tmp_path: Path, fault: str, words: str
+    cli: CommandLine, recipe: Callable[..., Path], shared_cache: Path, fault: str, words: str
 ) -> None:
-    cold = tmp_path / "cold"
-    name = recipe(f"converter_{fault}", convert_fault=fault).name
-    ran = cli("profile", name, "-d", FAKE_DEVICE, "--json", EDGEKIT_CACHE_DIR=str(cold))
+    ran = cli("profile", recipe(f"converter_{fault}", convert_fault=fault).name, "-d", FAKE_DEVICE, "--json")
     assert ran.rc == 4
     assert [cell["error"]["kind"] for cell in ran.json["cells"]] == ["convert", "convert"], "the second was tried too"
-    assert words in ran.json["cells"][0]["error"]["message"]
-    assert "artifact" not in ran.json["cells"][0]
-    assert not [path for path in (cold / "artifacts").iterdir() if not path.name.endswith(".lock")]
-    assert (
-        f"FAILED: fake fp32: converting {name[:-3]}" in cli(*PROFILE[:1], name, "-d", FAKE_DEVICE).stdout
-        or fault == "refuse"
-    )
+    for cell in ran.json["cells"]:
+        assert words in cell["error"]["message"]
+        assert "artifact" not in cell
+    assert not list((shared_cache / "artifacts").rglob(f"*converter_{fault}*"))
+    assert not [path for path in (shared_cache / "artifacts").glob(".*") if not path.name.endswith(".lock")]
 
 
 def test_a_full_disk_is_one_sentence_and_keeps_what_was_finished(
@@ -303,20 +297,19 @@ def test_when_the_host_is_killed_the_device_ends_by_itself(cli: CommandLine, rec
 def test_nothing_written_tells_where_it_was_made(
     cli: CommandLine, recipe: Callable[..., Path], shared_cache: Path
 ) -> None:
-    cli(*PROFILE, "--quiet")
+    (cli.cwd / "mine.toml").write_bytes(FAKE_DEVICE.read_bytes())
     shown = ""
-    for fault in ({"fault": "crash"}, {"fault": "exit"}, {"convert_fault": "raise"}, {"convert_fault": "refuse"}):
-        name = recipe(f"where_{'_'.join(fault.values())}", **fault).name
-        shown += cli("profile", name, "-d", FAKE_DEVICE, "--json", "--quiet").stdout
-        shown += cli("profile", name, "-d", FAKE_DEVICE, "--quiet").stdout
-    places = {str(ROOT), str(cli.cwd), str(shared_cache), f"{Path.home()}/", socket.gethostname() + ":"}
-    files = [*(cli.cwd / "results").rglob("*.json*"), *(shared_cache / "artifacts").rglob("*.*")]
-    assert len(files) > 10
-    for place in places:
+    for number, fault in enumerate(({"fault": {"fp32": "crash", "int8": "exit"}}, {"convert_fault": "raise"}, {})):
+        name = recipe(f"where{number}", **fault).name
+        shown += cli("profile", f"./{name}", "-d", "mine.toml", "--json", "--quiet").stdout
+        shown += cli("profile", "--resume", "last", "--quiet").stdout
+    files = [path for path in (cli.cwd / "results").rglob("*") if path.is_file()]
+    files += [path for path in (shared_cache / "artifacts").rglob("*") if path.is_file()]
+    assert len(files) > 8
+    for place in (str(ROOT), str(cli.cwd), str(shared_cache), f"{Path.home()}/", f"{tempfile.gettempdir()}/"):
         assert place not in shown
         for path in files:
-            if path.is_file():
-                assert place not in path.read_text("utf-8"), f"{place} stands in {path}"
+            assert place not in path.read_text("utf-8"), f"{place} stands in {path}"
 
 
 def test_the_python_api_returns_the_same_report(cli: CommandLine, tmp_path: Path) -> None:

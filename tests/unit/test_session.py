@@ -271,6 +271,28 @@ def test_the_local_transport_does_it_for_real(tmp_path: Path) -> None:
     assert process.returncode == 0  # it said goodbye, nobody had to kill it
 
 
+def test_two_sessions_on_one_device_do_not_take_each_others_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_fake_model(tmp_path / "m.fake")
+    with session.Session.open(DEVICE, "fake", silent) as one, session.Session.open(DEVICE, "fake", silent) as two:
+        request = {"runtime": "fake", "model": one.push(tmp_path / "m.fake")}
+
+        def ask(talk: session.Session, value: bytes) -> bytes:
+            (tmp_path / value.hex()).write_bytes(value * 40)
+            asking = {**request, "input": talk.push(tmp_path / value.hex())}
+            return talk.fetch("predict", asking, 20, tmp_path / f"{value.hex()}.out").read_bytes()
+
+        pull = one.transport.pull
+
+        def between(remote: str, local: Path) -> None:
+            assert ask(two, b"\2") == b"\2" * 40  # the other asks between this one's answer and its fetching
+            pull(remote, local)
+
+        monkeypatch.setattr(one.transport, "pull", between)
+        assert ask(one, b"\1") == b"\1" * 40
+
+
 def test_a_device_that_dies_in_the_middle_is_a_closed_transport_with_its_last_words(tmp_path: Path) -> None:
     with session.Session.open(DEVICE, "fake", silent) as talk:
         assert isinstance(talk.channel, ProcessChannel)

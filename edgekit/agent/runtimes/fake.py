@@ -30,8 +30,8 @@ def load(path, options):
     except (ValueError, OSError) as error:
         raise Fault("bad_model", "not a fake model: %s" % error) from error
     fault = description.get("fault")
-    if isinstance(fault, dict):  # only in one precision: {"int8": "crash"}
-        fault = description["fault"] = fault.get(description.get("precision"))
+    if isinstance(fault, dict):  # only in one precision or with so many threads: {"int8": "crash", "2": "oom"}
+        fault = description["fault"] = fault.get(description["precision"], fault.get(str(options["threads"])))
     if fault == "bad_model":
         raise Fault("bad_model", "the file says it is bad")
     if fault == "oom":
@@ -96,6 +96,8 @@ class Loaded:
         if self.description.get("fault") == "wrong":
             values = struct.unpack("<%df" % count, data)
             data = struct.pack("<%df" % count, *[-value + 0.5 for value in values])
+        elif self.description.get("fault") == "short":
+            data = data[: len(data) // 2]
         return data
 
     def close(self):
