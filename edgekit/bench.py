@@ -317,9 +317,11 @@ def verify(
         raise ProtocolError(f"the device answered for {len(outputs)} of {count} inputs")
     fidelity = found["fidelity"] = data.fidelity(outputs, reference)
     warnings = found["warnings"] = []
-    if inputs.y is None:
+    if inputs.origin == "random":
+        warnings.append(caveat("random-inputs"))
+    elif inputs.y is None:
         warnings.append(caveat("no-labels"))
-    else:
+    if inputs.y is not None:
         found["accuracy"] = data.accuracy(outputs, inputs.y)
         if count < subject.total_inputs:
             warnings.append(caveat("few-inputs", count=count, total=subject.total_inputs))

@@ -9,11 +9,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edgekit.errors import SetupError
+
+T = TypeVar("T")
 
 
 def cache_dir() -> Path:
@@ -91,6 +93,40 @@ def entry(path: Path) -> Iterator[Path | None]:
                 temporary.rename(path)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
+
+
+def fetch(
+    path: Path,
+    make: Callable[[Path], None],
+    read: Callable[[Path], T | None],
+    what: str,
+    say: Callable[[str], None] | None,
+) -> T:
+    """What `read` finds in a cache entry (a folder), which `make` fills the first time.
+
+    An entry in which `read` finds nothing (None) is damaged: `say` hears of it and it is made again, once.
+    Raises SetupError when it is damaged then too.
+    """
+    for _ in range(2):
+        with entry(path) as fresh:
+            if fresh:
+                make(fresh)
+        found = read(path)
+        if found is not None:
+            return found
+        if say:
+            say(f"the cached {what} is damaged; making it again")
+        drop(path)
+    raise SetupError(f"the cache entry of the {what} is damaged again right after it was written", "check the disk")
+
+
+def drop(path: Path) -> None:
+    """Remove a cache entry: renamed first, so that nobody meets it half removed."""
+    away = path.with_name(f".damaged-{path.name}")
+    shutil.rmtree(away, ignore_errors=True)
+    with disk_errors("the cache"):
+        path.rename(away)
+    shutil.rmtree(away, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

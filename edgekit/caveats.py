@@ -10,10 +10,11 @@ CAVEATS = {
     "python-timer": "timed from Python, which adds about a microsecond to a call: install gcc for the native timing loop",
     "few-samples": "only {count} timed samples: no percentile above the median is given",
     "time-cap": "stopped at the time cap after {count} of {wanted} samples: raise --max-seconds",
+    "random-inputs": "the recipe has no data(): inputs and calibration are random numbers, so int8 figures are a guess",
     "no-labels": "the model has no labelled data: fidelity is measured, accuracy is not",
     "few-inputs": "accuracy on {count} of {total} held-out inputs only (--samples)",
     "partial-delegation": "{delegated} of {total} operators run on the fast backend, the rest on reference kernels",
-    "int8-not-smaller": "the int8 file is {share:.0%} of the fp32 file: some weights stayed float",
+    "partly-float": "{count} of {total} {what} compute in float although {precision} was asked for",
     "int8-slower": "int8 takes {ratio:.2f}x the time of fp32 in this runtime: quantizing bought size, not speed",
     "torn-line": "the last line of measurements.jsonl was torn by a crash: that cell has no figures; --resume redoes it",
 }

@@ -33,8 +33,8 @@ REQUIRED = ("description", "arch", "transport", "runtimes")
 
 def folder(name: str) -> Path:
     """A data folder of the project: beside the package in a checkout, inside it when installed from a wheel."""
-    beside = PACKAGE.parent / name
-    return beside if beside.is_dir() else PACKAGE / f"_{name}"
+    checkout = (PACKAGE.parent / "pyproject.toml").is_file()  # else a folder of that name there is somebody else's
+    return PACKAGE.parent / name if checkout else PACKAGE / f"_{name}"
 
 
 def device_names() -> list[str]:

@@ -4,14 +4,13 @@ Also the float reference outputs that every artifact is compared with."""
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edgekit import cache, data, errors, plugins, sources, worker
-from edgekit.errors import ConvertError, SetupError, UserError
+from edgekit.errors import ConvertError, UserError
 from edgekit.types import Artifact, Json, Model, TensorSpec, to_json
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def artifact(
             "options": chosen,
         }
     )
-    place = cache.cache_dir() / "artifacts" / key
+    what = f"{format_} {precision} of {model.name}"
     request = {
         "recipe": str(model.source),
         "weights": str(weights) if weights else None,
@@ -67,23 +66,16 @@ def artifact(
         "options": chosen,
         "file": f"{model.name}_{precision}{converter.SUFFIX}",
     }
-    for _ in range(2):
-        with cache.entry(place) as fresh:
-            if fresh:
-                if say:
-                    say(f"converting {model.name} to {format_} {precision}")
-                what = f"converting {model.name} to {format_} {precision}"
-                found = worker.run(
-                    "edgekit.convert:convert_in_worker", {**request, "folder": str(fresh)}, DEADLINE_S, say, what
-                )
-                _record(fresh, model, request, found, key, made_with)
-        made = _read(place)
-        if made is not None:
-            return made
+
+    def make(folder: Path) -> None:
+        doing = f"converting {model.name} to {format_} {precision}"
         if say:
-            say(f"the cached {format_} {precision} of {model.name} is damaged; converting it again")
-        _drop(place)
-    raise SetupError(f"the cache entry {place} is damaged again right after it was written", "check the disk")
+            say(doing)
+        job = {**request, "folder": str(folder)}
+        found = worker.run("edgekit.convert:convert_in_worker", job, DEADLINE_S, say, doing)
+        _record(folder, model, request, found, key, made_with)
+
+    return cache.fetch(cache.cache_dir() / "artifacts" / key, make, _read, what, say)
 
 
 def reference(model: Model, framework: str, say: Say | None = None) -> np.ndarray:
@@ -99,23 +91,16 @@ def reference(model: Model, framework: str, say: Say | None = None) -> np.ndarra
             "versions": sources.versions(*FRAMEWORK_PACKAGES[framework]),
         }
     )
-    place = cache.cache_dir() / "references" / key
     request = {"recipe": str(model.source), "weights": str(weights) if weights else None, "framework": framework}
-    for _ in range(2):
-        with cache.entry(place) as fresh:
-            if fresh:
-                if say:
-                    say(f"{model.name}: computing its float outputs in {framework}")
-                what = f"computing the float outputs of {model.name}"
-                request["folder"] = str(fresh)
-                worker.run("edgekit.convert:reference_in_worker", request, DEADLINE_S, say, what)
-        outputs = _read_reference(place)
-        if outputs is not None:
-            return outputs
+
+    def make(folder: Path) -> None:
+        doing = f"computing the float outputs of {model.name} in {framework}"
         if say:
-            say(f"the cached float outputs of {model.name} are damaged; computing them again")
-        _drop(place)
-    raise SetupError(f"the cache entry {place} is damaged again right after it was written", "check the disk")
+            say(doing)
+        worker.run("edgekit.convert:reference_in_worker", {**request, "folder": str(folder)}, DEADLINE_S, say, doing)
+
+    what = f"float outputs of {model.name}"
+    return cache.fetch(cache.cache_dir() / "references" / key, make, _read_reference, what, say)
 
 
 def options(format_: str) -> Mapping[str, tuple[str, ...]]:
@@ -235,15 +220,6 @@ def _read_reference(place: Path) -> np.ndarray | None:
         return outputs
     except (OSError, ValueError):
         return None
-
-
-def _drop(place: Path) -> None:
-    """Remove a cache entry: renamed first, so that nobody meets it half removed."""
-    away = place.with_name(f".damaged-{place.name}")
-    shutil.rmtree(away, ignore_errors=True)
-    with cache.disk_errors("the cache"):
-        place.rename(away)
-    shutil.rmtree(away, ignore_errors=True)
 
 
 def check_file(path: Path) -> str:

@@ -6,19 +6,19 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from edgekit import cache, sources, worker
-from edgekit.errors import ProtocolError, SetupError, UserError
+from edgekit.errors import ProtocolError, UserError
 from edgekit.types import Json, Model, TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
 
+T = TypeVar("T")
 DEADLINE_S = 900.0
 RANDOM_CALIBRATION, RANDOM_INPUTS = 32, 8
 # A calibration set may hold a duplicate of a test input by chance; more than this share is a mistake.
@@ -42,15 +42,7 @@ class Data:
 
 def load(model: Model, say: Callable[[str], None] | None = None) -> Data:
     """The data of a recipe, from the cache; made in a worker the first time. Raises UserError when data() is wrong."""
-    for _ in range(2):
-        place = _entry(model, say)
-        found = _read(place)
-        if found is not None:
-            return found
-        if say:
-            say(f"the cached data of {model.name} is damaged; making it again")
-        shutil.rmtree(place, ignore_errors=True)
-    raise SetupError(f"the cache entry {place} is damaged again right after it was written", "check the disk")
+    return _entry(model, _read, say)
 
 
 def _read(place: Path) -> Data | None:
@@ -71,16 +63,19 @@ def _read(place: Path) -> Data | None:
 
 def describe(model: Model, say: Callable[[str], None] | None = None) -> Json:
     """{"origin", "names", "sha256": {array: hash}, "shapes"} of a recipe's data, without loading the arrays."""
+    return _entry(model, _read_about, say)
+
+
+def _read_about(place: Path) -> Json | None:
     try:
-        about: Json = json.loads((_entry(model, say) / "data.json").read_text("utf-8"))
+        about: Json = json.loads((place / "data.json").read_text("utf-8"))
     except (OSError, ValueError):
-        load(model, say)  # makes a damaged entry again
-        about = json.loads((_entry(model, say) / "data.json").read_text("utf-8"))
+        return None
     return about
 
 
-def _entry(model: Model, say: Callable[[str], None] | None) -> Path:
-    """The cache folder with the arrays of a recipe."""
+def _entry(model: Model, read: Callable[[Path], T | None], say: Callable[[str], None] | None) -> T:
+    """What `read` finds in the cache folder with the arrays of a recipe; they are made the first time."""
     versions = {}
     for package in ("numpy", "scikit-learn"):
         try:
@@ -89,16 +84,14 @@ def _entry(model: Model, say: Callable[[str], None] | None) -> Path:
             continue
     code = cache.file_sha256(Path(__file__))
     key = cache.digest({"recipe": sources.source_sha256(model), "versions": versions, "code": code})
-    place = cache.cache_dir() / "data" / key
-    with cache.entry(place) as fresh:
-        if fresh:
-            request = {"recipe": str(model.source), "folder": str(fresh)}
-            result = worker.run(
-                "edgekit.data:make_data", request, DEADLINE_S, say, f"preparing the data of {model.name}"
-            )
-            if say and result["origin"] == "random":
-                say(f"{model.name}: the recipe has no data(), so calibration and inputs are random numbers")
-    return place
+
+    def make(folder: Path) -> None:
+        request = {"recipe": str(model.source), "folder": str(folder)}
+        result = worker.run("edgekit.data:make_data", request, DEADLINE_S, say, f"preparing the data of {model.name}")
+        if say and result["origin"] == "random":
+            say(f"{model.name}: the recipe has no data(), so calibration and inputs are random numbers")
+
+    return cache.fetch(cache.cache_dir() / "data" / key, make, read, f"data of {model.name}", say)
 
 
 def make_data(request: Json) -> Json:

@@ -8,7 +8,6 @@ import errno
 import importlib.metadata
 import json
 import re
-import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -16,11 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from edgekit import cache, errors, worker
+from edgekit import cache, config, errors, worker
 from edgekit.errors import ConvertError, SetupError, UserError
 from edgekit.types import Json, Model, TensorSpec
 
-PACKAGE = Path(__file__).parent
 # framework -> (the recipe's function, the layout of its image inputs)
 FRAMEWORKS = {"torch": ("torch_model", "NCHW"), "keras": ("keras_model", "NHWC"), "fake": ("fake_model", None)}
 CONSTANTS = ("TASK", "DESCRIPTION", "LICENCE", "INPUT")
@@ -32,8 +30,7 @@ HELP = "docs/adding-a-model.md shows the form of a recipe"
 
 def folder() -> Path:
     """The folder of recipes: models/ beside the package in a checkout, else the copy inside the package."""
-    beside = PACKAGE.parent / "models"
-    return beside if (beside / "digits_cnn.py").is_file() else PACKAGE / "_models"
+    return config.folder("models")
 
 
 def names() -> list[str]:
@@ -168,29 +165,23 @@ def weights(model: Model, say: Callable[[str], None] | None = None) -> Path | No
         return None
     code = cache.file_sha256(Path(__file__))
     key = cache.digest({"recipe": source_sha256(model), "versions": versions(("torch",), "torch"), "code": code})
-    place = cache.cache_dir() / "weights" / key
-    for _ in range(2):
-        with cache.entry(place) as fresh:
-            if fresh:
-                if say:
-                    say(f"{model.name}: making its weights once (kept in the cache)")
-                request = {"recipe": str(model.source), "folder": str(fresh)}
-                what = f"making the weights of {model.name}"
-                worker.run("edgekit.sources:make_weights", request, DEADLINE_S, say, what)
-        if _whole(place):
-            return place / "weights.npz"
+
+    def make(folder: Path) -> None:
         if say:
-            say(f"the cached weights of {model.name} are damaged; making them again")
-        shutil.rmtree(place, ignore_errors=True)
-    raise SetupError(f"the cache entry {place} is damaged again right after it was written", "check the disk")
+            say(f"{model.name}: making its weights once (kept in the cache)")
+        request = {"recipe": str(model.source), "folder": str(folder)}
+        worker.run("edgekit.sources:make_weights", request, DEADLINE_S, say, f"making the weights of {model.name}")
+
+    return cache.fetch(cache.cache_dir() / "weights" / key, make, _whole, f"weights of {model.name}", say)
 
 
-def _whole(place: Path) -> bool:
-    """Whether a cache entry of weights holds the bytes that were written."""
+def _whole(place: Path) -> Path | None:
+    """The file in a cache entry of weights; None when it does not hold the bytes that were written."""
+    path = place / "weights.npz"
     try:
-        return weights_sha256(place / "weights.npz") == cache.file_sha256(place / "weights.npz")
+        return path if weights_sha256(path) == cache.file_sha256(path) else None
     except (OSError, ValueError, KeyError):
-        return False
+        return None
 
 
 def weights_sha256(path: Path | None) -> str | None:

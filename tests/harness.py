@@ -58,7 +58,12 @@ class Command:
             stdout=self.out,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
+
+    def ctrl_c(self) -> None:
+        """What a terminal does: SIGINT for the whole group, and so for every child that has not left it."""
+        os.killpg(self.process.pid, signal.SIGINT)
 
     def until(self, text: str) -> None:
         """Wait for it to say something on stderr."""

@@ -19,8 +19,8 @@ SOURCE = "torch"
 SUFFIX = ".onnx"
 EXTRA = "onnx"
 PRECISIONS = ("fp32", "int8")
-# activation: the integer type of activations in int8 models; weights are always int8.
-OPTIONS: Mapping[str, tuple[str, ...]] = {"activation": ("int8", "uint8")}
+# activation: the integer type of activations in int8 models; weights are always int8. See docs/decisions/004.
+OPTIONS: Mapping[str, tuple[str, ...]] = {"activation": ("uint8", "int8")}
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 OUTPUT = "output"

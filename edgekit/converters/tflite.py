@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit.agent import flatbuffer
 from edgekit.errors import ConvertError, UserError
 from edgekit.types import Json, Quantization, TensorSpec, to_json
 
@@ -95,86 +95,12 @@ def _operators(interpreter: Any) -> dict[str, Any]:
 
 
 def check(path: Path) -> None:
-    """The flatbuffer's identifier is TFL3, there is a graph in it, and what its tables name lies inside the file."""
-    data = path.read_bytes()
-    if data[4:8] != b"TFL3":
+    """The flatbuffer's identifier is TFL3, and everything its tables refer to lies inside the file."""
+    with path.open("rb") as stream:
+        head = stream.read(8)
+    if head[4:8] != b"TFL3":
         raise UserError(f"{path.name} is no TensorFlow Lite model (its identifier is not TFL3)")
     try:
-        end = max(_Tables(data).extents())
-    except (struct.error, IndexError, ValueError) as error:
-        raise UserError(
-            f"{path.name} is cut short or damaged: its tables point outside its {len(data)} bytes"
-        ) from error
-    if end > len(data):
-        raise UserError(f"{path.name} is cut short: it has {len(data)} bytes, its tables end at {end}")
-
-
-class _Tables:
-    """As much of a .tflite's flatbuffer as tells where its parts end; the field numbers are those of schema.fbs."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    def extents(self) -> Iterator[int]:
-        """Where each vector, string and buffer ends. Raises ValueError when there is no graph."""
-        root = self.u32(0)
-        subgraphs = list(self.elements(root, 2))
-        if root < 8 or not subgraphs:
-            raise ValueError("no graph")
-        yield from self.vector(root, 3, 1)  # description
-        for code in self.elements(root, 1):
-            yield self.end(code)
-            yield from self.vector(code, 1, 1)  # custom_code
-        for subgraph in subgraphs:
-            yield from self.vector(subgraph, 1, 4)  # inputs
-            yield from self.vector(subgraph, 2, 4)  # outputs
-            for tensor in self.elements(subgraph, 0):
-                yield from self.vector(tensor, 0, 4)  # shape
-                yield from self.vector(tensor, 3, 1)  # name
-            for operator in self.elements(subgraph, 3):
-                yield from self.vector(operator, 1, 4)  # inputs
-                yield from self.vector(operator, 2, 4)  # outputs
-        for buffer in self.elements(root, 4):
-            yield from self.vector(buffer, 0, 1)  # data
-
-    def u32(self, place: int) -> int:
-        """The unsigned number at a place."""
-        value: int = struct.unpack_from("<I", self.data, place)[0]
-        return value
-
-    def layout(self, table: int) -> int:
-        """The place of a table's vtable."""
-        vtable: int = table - struct.unpack_from("<i", self.data, table)[0]
-        if vtable < 0:
-            raise ValueError("a table before the file")
-        return vtable
-
-    def end(self, table: int) -> int:
-        """Where a table itself ends."""
-        size: int = struct.unpack_from("<H", self.data, self.layout(table) + 2)[0]
-        return table + size
-
-    def field(self, table: int, number: int) -> int | None:
-        """The place of a table's field, or None when it is not stored."""
-        vtable = self.layout(table)
-        if 4 + 2 * number >= struct.unpack_from("<H", self.data, vtable)[0]:
-            return None
-        offset: int = struct.unpack_from("<H", self.data, vtable + 4 + 2 * number)[0]
-        return table + offset if offset else None
-
-    def elements(self, table: int, number: int) -> Iterator[int]:
-        """The tables in a vector of tables."""
-        place = self.field(table, number)
-        if place is None:
-            return
-        vector = place + self.u32(place)
-        for index in range(self.u32(vector)):
-            slot = vector + 4 + 4 * index
-            yield slot + self.u32(slot)
-
-    def vector(self, table: int, number: int, item_bytes: int) -> Iterator[int]:
-        """The end of one vector or string, if it is stored."""
-        place = self.field(table, number)
-        if place is not None:
-            vector = place + self.u32(place)
-            yield vector + 4 + self.u32(vector) * item_bytes
+        flatbuffer.verify(str(path))
+    except flatbuffer.Damaged as error:
+        raise UserError(f"{path.name} is cut short or damaged: {error}") from error

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit import stats, store
 from edgekit.caveats import caveat
-from edgekit.types import Json, to_json
+from edgekit.types import Caveat, Json, to_json
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,7 @@ def summary(line: Json, emulated: bool) -> Json:
         result["memory"] = line.get("memory")
     for key in ("accuracy", "fidelity", "artifact"):
         result[key] = line.get(key)
-    delegation = (line.get("artifact") or {}).get("details", {})
-    if delegation.get("delegated_share", 1) < 1:
-        figures = {"delegated": delegation["delegated_ops"], "total": delegation["total_ops"]}
-        result["warnings"].append(to_json(caveat("partial-delegation", **figures)))
+    result["warnings"] += [to_json(found) for found in artifact_caveats(cell["precision"], line.get("artifact"))]
     greeting = line.get("environment", {}).get("greeting", {})
     if launches:
         result["runtime_version"] = launches[0].get("version")
@@ -75,18 +73,33 @@ def summary(line: Json, emulated: bool) -> Json:
     return {key: value for key, value in result.items() if value is not None or key == "error"}
 
 
+def artifact_caveats(precision: str, artifact: Json | None) -> Iterator[Caveat]:
+    """What its converter found out about an artifact that weakens its figures."""
+    details = artifact["details"] if artifact else {}
+    if details.get("delegated_share", 1) < 1:
+        yield caveat("partial-delegation", delegated=details["delegated_ops"], total=details["total_ops"])
+    if details.get("not_quantized"):
+        figures = {"count": details["not_quantized"], "total": details["total_ops"], "what": "operators"}
+        yield caveat("partly-float", precision=precision, **figures)
+    elif details.get("quantized_layers", 0) < details.get("layers", 0) and precision != "fp32":
+        figures = {
+            "count": details["layers"] - details["quantized_layers"],
+            "total": details["layers"],
+            "what": "layers",
+        }
+        yield caveat("partly-float", precision=precision, **figures)
+
+
 def compare_precisions(cells: list[Json]) -> None:
-    """Add to each int8 cell what its fp32 sibling (same runtime and threads) tells about it."""
-    floats = {(c["runtime"], c["threads"]): c for c in cells if c["precision"] == "fp32" and c["status"] == "ok"}
+    """Add to each int8 cell that was timed on a real device whether it is slower than its fp32 sibling.
+
+    Only by time: an int8 instruction and an fp32 one cost differently, so their counts decide nothing here.
+    """
+    floats = {(c["runtime"], c["threads"]): c for c in cells if c["precision"] == "fp32" and "latency" in c}
     for cell in cells:
         sibling = floats.get((cell["runtime"], cell["threads"]))
-        if sibling is None or not cell["precision"].startswith("int8") or cell["status"] != "ok":
+        if sibling is None or not cell["precision"].startswith("int8") or "latency" not in cell:
             continue
-        share = cell["artifact"]["size_bytes"] / sibling["artifact"]["size_bytes"]
-        if share > 0.8:
-            cell["warnings"].append(to_json(caveat("int8-not-smaller", share=share)))
-        # Only by time: an int8 instruction and an fp32 one cost differently, so their counts decide nothing here.
-        if not cell["latency"]["emulated"]:
-            ratio = cell["latency"]["p50_ns"] / sibling["latency"]["p50_ns"]
-            if ratio > 1.02:
-                cell["warnings"].append(to_json(caveat("int8-slower", ratio=ratio)))
+        ratio = cell["latency"]["p50_ns"] / sibling["latency"]["p50_ns"]
+        if ratio > 1.02 and not cell["latency"]["emulated"]:
+            cell["warnings"].append(to_json(caveat("int8-slower", ratio=ratio)))

@@ -97,8 +97,11 @@ def test_failing_tool_shows_its_last_lines(tmp_path: Path) -> None:
     program = "import sys; [print(i, file=sys.stderr) for i in range(99)]; sys.exit(3)"
     with pytest.raises(SetupError) as caught:
         tools.run([sys.executable, "-c", program], "trying", "do this")
-    assert caught.value.message.splitlines() == ["trying failed with exit code 3:", *map(str, range(84, 99))]
-    assert caught.value.hint == "do this"
+    assert (caught.value.message, caught.value.hint) == ("trying failed: 98", "do this")
+    with pytest.raises(SetupError) as caught:
+        tools.run([sys.executable, "-c", program.replace("print(i,", "print('E: no' if i == 90 else i,")], "trying")
+    assert caught.value.message == "trying failed: E: no"
+    assert caught.value.hint.splitlines() == [*map(str, range(84, 90)), "E: no", *map(str, range(91, 99))]
     with pytest.raises(SetupError, match="No such file"):
         tools.run([tmp_path / "nothing"], "trying")
 

@@ -118,7 +118,7 @@ def test_a_damaged_entry_is_made_again_and_said(model: Model, cold_cache: Path, 
     heard: list[str] = []
     again = convert.artifact(model, "fake", "fp32", {}, heard.append)
     assert again == made and again.path.read_bytes() == content
-    assert "is damaged; converting it again" in heard[0] and entries(cold_cache) == [made.key]
+    assert "is damaged; making it again" in heard[0] and entries(cold_cache) == [made.key]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_a_damaged_reference_is_computed_again(model: Model, cold_cache: Path, n
     damaged.write_bytes(damaged.read_bytes()[:-1])
     heard: list[str] = []
     assert np.array_equal(convert.reference(model, "fake", heard.append), first)
-    assert "are damaged; computing them again" in heard[0]
+    assert "is damaged; making it again" in heard[0]
 
 
 def test_a_model_file_is_known_by_its_suffix_and_header(model: Model, tmp_path: Path) -> None:

@@ -147,11 +147,15 @@ def test_int8_is_compared_with_its_own_sibling_only() -> None:
     assert codes(failed, 1) == []
 
 
-def test_int8_that_is_not_smaller_is_said_aloud() -> None:
-    made = report(cell(bytes=40_000), cell("int8", bytes=36_000), cell("int8_io", bytes=12_000))
-    assert codes(made, 1) == ["int8-not-smaller"]
-    assert codes(made, 2) == []
-    assert "the int8 file is 90% of the fp32 file" in shown(made)
+def test_int8_that_is_partly_float_is_said_aloud() -> None:
+    layers = {"layers": 5, "quantized_layers": 3, "total_ops": 9}
+    made = report(
+        cell(details=layers), cell("int8", details=layers), cell("int8_io", details={**layers, "quantized_layers": 5})
+    )
+    assert [codes(made, index) for index in range(3)] == [[], ["partly-float"], []]
+    assert "2 of 5 layers compute in float although int8 was asked for" in shown(made)
+    operators = report(cell("int8", details={"not_quantized": 2, "total_ops": 9}))
+    assert "2 of 9 operators compute in float" in shown(operators)
 
 
 def test_partial_delegation_is_said_aloud() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from harness import FAKE_DEVICE, wait_gone, write_fake_model
 
-from edgekit import config, plugins, session, userland
+from edgekit import config, plugins, session, transports, userland
 from edgekit.agent import protocol
 from edgekit.errors import (
     AgentError,
@@ -335,7 +336,9 @@ def test_writing_to_a_program_that_has_ended_is_a_closed_transport(tmp_path: Pat
         assert caught.value.hint == "no room"
 
 
-def test_closing_a_channel_ends_a_program_that_does_not_listen_and_its_children(tmp_path: Path) -> None:
+def test_closing_a_channel_ends_a_program_that_does_not_listen_and_its_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code = """
 import os, signal, time
 for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
@@ -347,7 +350,10 @@ time.sleep(600)
 """
     channel = python(code, tmp_path)
     child = int(channel.read_line(20))
+    clock = itertools.count(0, 10)  # its patience is over at once
+    monkeypatch.setattr(transports.time, "monotonic", lambda: next(clock))
     channel.close()
+    monkeypatch.undo()
     assert channel.process.returncode == -9
     assert wait_gone(child)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from harness import FAKE_MODEL
 
-from edgekit import sources
+from edgekit import config, sources
 from edgekit.errors import ConvertError, SetupError, Unsupported, UserError
 from edgekit.types import TensorSpec
 
@@ -40,7 +40,7 @@ def test_the_recipes_of_the_checkout_load_by_name_without_a_framework() -> None:
 
 def test_without_a_checkout_the_packaged_copy_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "models").mkdir()  # someone else's folder of this name beside the package
-    monkeypatch.setattr(sources, "PACKAGE", tmp_path / "edgekit")
+    monkeypatch.setattr(config, "PACKAGE", tmp_path / "edgekit")
     assert sources.folder() == tmp_path / "edgekit" / "_models"
 
 

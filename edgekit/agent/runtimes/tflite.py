@@ -7,8 +7,9 @@ and has no stability promise yet, so only the minor version it was checked with 
 import ctypes
 from ctypes import POINTER, byref, c_bool, c_char_p, c_int, c_int32, c_int64, c_size_t, c_uint, c_uint32, c_void_p
 
+from .. import flatbuffer
 from ..protocol import Fault
-from . import _flatbuffer, _library
+from . import _library
 
 FORMATS = ("tflite",)
 CHECKED_MINOR = "2.3"
@@ -162,8 +163,8 @@ def check(path, libraries):
     if _library.head(path)[4:8] != b"TFL3":
         raise Fault("bad_model", "not a TensorFlow Lite file: it has no TFL3 identifier")
     try:
-        _flatbuffer.verify(path)
-    except _flatbuffer.Damaged as error:
+        flatbuffer.verify(path)
+    except flatbuffer.Damaged as error:
         raise Fault("bad_model", "the TensorFlow Lite file is truncated or damaged: %s" % error) from error
 
 

@@ -1,6 +1,6 @@
 """Finds a truncated or damaged .tflite file before LiteRT reads beyond its end: LiteRT trusts every offset in it.
 
-Only positions and lengths are looked at. Layout: FlatBuffers' "Internals"; fields: TensorFlow Lite's schema.fbs.
+Only positions and lengths are looked at; the host looks at its own files with it too. Layout: FlatBuffers' "Internals"; fields: TensorFlow Lite's schema.fbs.
 """
 
 import mmap
@@ -8,6 +8,7 @@ import struct
 
 # table -> {field: what it refers to}: a vector by the bytes of an element, a table or a vector of tables by name
 STRING = 1
+GRAPHS = 2  # the field of a Model
 SCHEMA = {
     "Model": {1: ["OperatorCode"], 2: ["SubGraph"], 3: STRING, 4: ["Buffer"], 5: 4, 6: ["Metadata"], 7: ["Signature"]},
     "OperatorCode": {1: STRING},
@@ -32,9 +33,26 @@ def verify(path):
     with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             (root,) = struct.unpack_from("<I", data, 0)
+            if root < 8:
+                raise Damaged("its first table lies in its header")
             follow(data, root, "Model")
+            if not count(data, root, GRAPHS):
+                raise Damaged("there is no graph in it")
         except struct.error:
             raise Damaged("an offset leads beyond the end of the file") from None
+
+
+def count(data, place, field):
+    """How many entries the vector in this field of the table at `place` has; the table was followed before."""
+    (back,) = struct.unpack_from("<i", data, place)
+    (length,) = struct.unpack_from("<H", data, place - back)
+    if 6 + 2 * field > length:
+        return 0
+    (offset,) = struct.unpack_from("<H", data, place - back + 4 + 2 * field)
+    if not offset:
+        return 0
+    (step,) = struct.unpack_from("<I", data, place + offset)
+    return struct.unpack_from("<I", data, place + offset + step)[0]
 
 
 def follow(data, place, kind):

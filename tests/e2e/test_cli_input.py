@@ -1,0 +1,287 @@
+"""The command line around the main job: bad input is one sentence and the right exit code, help has examples, lists and doctor."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness import FAKE_DEVICE, FAKE_MODEL, ROOT, CommandLine
+
+from edgekit import __version__, config, sources
+from edgekit import cli as command_line
+from edgekit.errors import UserError
+
+pytestmark = pytest.mark.timeout(90)
+COMMANDS = ("profile", "devices", "models", "doctor", "completion")
+FAKE = ("-d", str(FAKE_DEVICE))
+
+
+def refused(argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """(exit code, complaint, hint) of a call inside this process: quick, and the same code."""
+    code = command_line.main(argv)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+    message, _, hint = err.partition("\n")
+    return code, message, hint.strip()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message", "hint"),
+    [
+        (("profil",), "unknown command 'profil'", "did you mean 'profile'?"),
+        (("zzz",), "unknown command 'zzz'", "known: completion, devices, doctor, models, profile"),
+        (("profile", "digits_cn", *FAKE), "unknown model 'digits_cn'", "did you mean 'digits_cnn'?"),
+        (("profile", "--device", "pi5"), "unknown device 'pi5'", "did you mean 'pi4'?"),
+        (("profile", str(FAKE_MODEL), *FAKE, "-r", "fak"), "unknown runtime 'fak'", "did you mean 'fake'?"),
+        (("profile", str(FAKE_MODEL), *FAKE, "-r", "tflite"), "fake has no runtime 'tflite'", "it has: fake"),
+        (("profile", str(FAKE_MODEL), *FAKE, "-p", "int9"), "unknown precision 'int9'", "did you mean 'int8'?"),
+        (("profile", str(FAKE_MODEL), *FAKE, "-t", "0"), "--threads 0 is not possible on fake", "1 to 16"),
+        (("profile", str(FAKE_MODEL), *FAKE, "-t", "99"), "--threads 99 is not possible on fake", "1 to 16"),
+        (
+            ("profile", str(FAKE_MODEL), *FAKE, "-t", "two"),
+            "argument --threads/-t: 'two' is not a list of whole",
+            "--help",
+        ),
+        (("profile", "--samples", "0"), "argument --samples: '0' is not a whole number of at least 1", "--help"),
+        (("profile", "--calls", "-3"), "argument --calls: ", "--help"),
+        (("profile", "--max-seconds", "soon"), "argument --max-seconds: ", "--help"),
+        (("profile", str(FAKE_MODEL), *FAKE, "--max-seconds", "nan"), "max-seconds must be a number of at least 1", ""),
+        (("profile", str(FAKE_MODEL), *FAKE, "--max-seconds", "0"), "max-seconds must be a number of at least 1", ""),
+        (("profile", "--precision"), "argument --precision/-p: expected one argument", "profile --help"),
+        (("profile", "a", "b"), "unknown argument 'b'", ""),
+        (("profile", "nowhere.py"), "there is no model recipe at nowhere.py", "known by name: digits_cnn"),
+        (("profile", "--device", "nowhere.toml"), "there is no device profile 'nowhere.toml'", ".toml file"),
+        (("profile", "--resume", "last", "--threads", "2"), "--resume takes the model", "leave the other options out"),
+        (("profile", "--resume", "last"), "there is no run 'last' in results", "no run is there yet"),
+        (("completion", "fish"), "argument shell: invalid choice: 'fish'", "completion --help"),
+        (("completion",), "the following arguments are required: shell", "completion --help"),
+        (("doctor", "--device", "pi5"), "unknown device 'pi5'", "did you mean 'pi4'?"),
+        (("models", "--device", "pi4"), "unknown argument '--device'", ""),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_2(
+    argv: tuple[str, ...],
+    message: str,
+    hint: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, said, advice = refused(argv, capsys)
+    assert code == 2
+    assert said.startswith(f"edgekit: {message}")
+    assert hint in advice
+    assert not list(tmp_path.iterdir()), "nothing was begun"
+
+
+def test_an_unknown_option_is_answered_with_the_nearest(cli: CommandLine) -> None:
+    for argv, meant in (
+        (("profile", "--devise", "pi4"), "--device"),
+        (("devices", "--jason"), "--json"),
+        (("--verson",), "--version"),
+    ):
+        ran = cli(*argv)
+        assert ran.rc == 2
+        assert ran.stdout == ""
+        assert ran.stderr.splitlines() == [
+            f"edgekit: unknown argument '{argv[-1] if len(argv) < 3 else argv[1]}'",
+            f"  did you mean '{meant}'?",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("arch =", "arhc =", "mine.toml:3: unknown key 'arhc'"),
+        ("launches = 1", 'launches = "2"', "mine.toml:8: 'limits.launches' must be a whole number, not '2'"),
+        ("launches = 1", "launches = ", "mine.toml is not valid TOML: Invalid value (at line 8"),
+        ('["fake"]', '["fake", "fakes"]', "mine.toml:5: unknown runtime 'fakes'"),
+        ("launches = 1", "launches = 0", "launches must be a number of at least 1, not 0"),
+    ],
+)
+def test_a_broken_profile_is_named_with_file_line_and_key(cli: CommandLine, old: str, new: str, message: str) -> None:
+    text = FAKE_DEVICE.read_text("utf-8")
+    assert old in text
+    (cli.cwd / "mine.toml").write_text(text.replace(old, new), "utf-8")
+    ran = cli("profile", FAKE_MODEL, "--device", "mine.toml")
+    assert ran.rc == 2
+    assert ran.stdout == ""
+    assert ran.stderr.startswith(f"edgekit: {message}")
+    assert len(ran.stderr.splitlines()) <= 2
+    assert not (cli.cwd / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("def broken(:\n", "mine.py line 1: "),
+        ("import nothing_of_this_name\n", "mine.py line 1: ModuleNotFoundError"),
+        ("\n\n1 / 0\n", "mine.py line 3: ZeroDivisionError"),
+        ("TASK = 'x'\n", "mine.py: lacks DESCRIPTION, LICENCE, INPUT"),
+        ("", "mine.py: lacks TASK"),
+    ],
+)
+def test_a_broken_recipe_is_named_with_file_and_line(cli: CommandLine, text: str, words: str) -> None:
+    (cli.cwd / "mine.py").write_text(text, "utf-8")
+    ran = cli("profile", "mine.py", *FAKE)
+    assert ran.rc == 2
+    assert words in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not (cli.cwd / "results").exists()
+
+
+def test_a_recipe_whose_data_is_wrong_is_the_users_fault(cli: CommandLine, recipe: Callable[..., Path]) -> None:
+    path = recipe("mine")
+    path.write_text(path.read_text("utf-8") + "\n\ndef data():\n    return {'x': 5}\n", "utf-8")
+    ran = cli("profile", path.name, *FAKE, "--quiet")
+    assert ran.rc == 2
+    assert ran.stderr.startswith("edgekit: mine.py: data() must return")
+
+
+@pytest.mark.parametrize("option", ["--output", "--cache-dir"])
+def test_a_file_where_a_folder_must_be_is_one_sentence(cli: CommandLine, option: str) -> None:
+    (cli.cwd / "file").write_text("mine")
+    ran = cli("profile", FAKE_MODEL, *FAKE, "--quiet", option, "file")
+    assert ran.rc == 3
+    assert ran.stderr.startswith("edgekit: cannot write ")
+    assert option in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert (cli.cwd / "file").read_text() == "mine"
+
+
+def test_a_bug_of_ours_is_a_traceback_and_exit_70(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(config, "device_names", lambda: 1 / 0)
+    assert command_line.main(["devices"]) == 70
+    said = capsys.readouterr().err
+    assert "ZeroDivisionError" in said
+    assert "this is a bug in edgekit" in said
+
+
+def test_version_and_help(cli: CommandLine) -> None:
+    ran = cli("--version")
+    assert (ran.rc, ran.stdout, ran.stderr) == (0, f"edgekit {__version__}\n", "")
+    assert cli().stdout == cli("--help").stdout, "without a command it shows its help"
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_everywhere_has_an_example(command: str, cli: CommandLine) -> None:
+    ran = cli(*command.split(), "--help")
+    assert (ran.rc, ran.stderr) == (0, "")
+    assert f"\n  edgekit {command}" in ran.stdout.partition("example")[2]
+    assert "exit codes: 0 all well" in ran.stdout
+    assert max(map(len, ran.stdout.splitlines())) <= 120
+
+
+def test_examples_in_the_help_are_valid() -> None:
+    parser = command_line.build_parser()
+    texts = [value for name, value in vars(command_line).items() if name.endswith("_HELP")]
+    found = [
+        line.split("   ")[0].split(">")[0].split()[1:]
+        for text in texts
+        for line in text.splitlines()
+        if line.startswith("  edgekit ")
+    ]
+    assert len(found) >= 10
+    for argv in found:
+        parser.parse_args(argv)
+
+
+def test_devices_lists_every_profile(cli: CommandLine) -> None:
+    ran = cli("devices")
+    assert ran.rc == 0
+    names = [line.split()[0] for line in ran.stdout.splitlines()]
+    assert names == ["device", *config.device_names()]
+    pi4 = next(line for line in ran.stdout.splitlines() if line.startswith("pi4"))
+    assert "emulated" in pi4
+    assert "aarch64" in pi4
+    assert "tflite, onnxruntime, executorch" in pi4
+    whole = cli("devices", "--json").json
+    assert [device["name"] for device in whole] == config.device_names()
+    assert all(not str(device["source"]).startswith("/") for device in whole)
+
+
+def test_models_lists_every_recipe(cli: CommandLine) -> None:
+    ran = cli("models")
+    assert ran.rc == 0
+    assert [line.split()[0] for line in ran.stdout.splitlines()] == ["model", *sources.names()]
+    whole = cli("models", "--json").json
+    assert [model["name"] for model in whole] == sources.names()
+    assert whole[0]["input"]["shape"][0] == 1
+    assert all(not model["source"].startswith("/") for model in whole)
+
+
+def test_doctor_tries_a_device_for_real(cli: CommandLine) -> None:
+    ran = cli("doctor", *FAKE)
+    assert ran.rc == (0 if "not ready" not in ran.stdout else 3), ran.stdout
+    assert "ok       fake on fake: 1 (" in ran.stdout
+    findings = cli("doctor", *FAKE, "--json").json
+    assert [set(finding) for finding in findings] == [{"what", "ok", "seen", "mend"}] * len(findings)
+    assert {"Python", "fake on fake"} <= {finding["what"] for finding in findings}
+
+
+def test_doctor_names_what_is_missing_and_the_command_that_mends_it(cli: CommandLine) -> None:
+    ran = cli("doctor", PATH="/nowhere")
+    assert ran.rc == 3
+    lines = ran.stdout.splitlines()
+    at = lines.index("MISSING  qemu-aarch64: missing: needed for emulated ARM devices")
+    assert lines[at + 1].split("mend it: ")[1] == "apt-get install qemu-user"
+    assert lines[-1].startswith("this machine: not ready, ")
+    findings = cli("doctor", "--json", PATH="/nowhere").json
+    assert all(finding["mend"] for finding in findings if not finding["ok"])
+    assert not next(finding for finding in findings if finding["what"] == "gcc")["ok"]
+
+
+def test_set_up_asks_doctor_before_any_package_is_installed(cli: CommandLine) -> None:
+    """tools/setup runs it with the system's Python, before .venv exists: the standard library must do."""
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "edgekit.doctor"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={"PATH": "/nowhere"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {"gcc", "g++", "qemu-user", "g++-aarch64-linux-gnu"} <= set(done.stdout.split())
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_is_valid_and_complete(shell: str, cli: CommandLine, tmp_path: Path) -> None:
+    ran = cli("completion", shell)
+    assert (ran.rc, ran.stderr) == (0, "")
+    for word in (*COMMANDS, "--device", "--precision", "--resume"):
+        assert word in ran.stdout
+    if shutil.which(shell):
+        script = tmp_path / "script"
+        script.write_text(ran.stdout)
+        assert subprocess.run([shell, "-n", str(script)], capture_output=True).stderr == b""
+
+
+def test_a_reader_that_goes_away_is_no_error(cli: CommandLine) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "edgekit", "models", "--json"]
+    done = subprocess.run(
+        command, cwd=cli.cwd, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=writing, stderr=subprocess.PIPE
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_the_parser_never_exits_by_itself() -> None:
+    with pytest.raises(UserError):
+        command_line.build_parser().parse_args(["profile", "--nonsense"])
+
+
+def test_json_of_a_run_that_never_began_is_empty(cli: CommandLine) -> None:
+    ran = cli("profile", "--device", "pi5", "--json")
+    assert (ran.rc, ran.stdout) == (2, "")
+    assert len(ran.stderr.splitlines()) == 2
