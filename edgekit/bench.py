@@ -299,22 +299,25 @@ def verify(
 ) -> None:
     """Run the held-out inputs on the device and compare with the float source, before anything is timed.
 
-    Adds accuracy, fidelity and their caveats to `found`. Raises WrongOutput when the outputs are not the model's.
+    Adds memory, accuracy, fidelity and their caveats to `found`. Raises WrongOutput when the outputs are not the model's.
     """
     inputs = subject.inputs
     count = len(inputs.x)
     reference = convert.reference(subject.model, plugins.load("converter", artifact.format).SOURCE, say)[:count]
     say(f"verifying on {subject.device.name}: {count} inputs")
-    fetched = live.fetch(
+    place = folder / "output.bin"
+    # The process stays for the first launch: what is timed is what was verified.
+    reply = live.fetch(
         "predict",
-        request,
+        {**request, "keep": True},
         PREDICT_S,
-        folder / "output.bin",
-        lambda e: say(f"verifying: {e.get('done')} of {count} inputs"),
+        place,
+        lambda event: say(f"verifying: {event.get('done')} of {count} inputs"),
     )
-    outputs = data.decode(fetched.read_bytes(), artifact.outputs[0])
+    outputs = data.decode(place.read_bytes(), artifact.outputs[0])
     if len(outputs) != count:
         raise ProtocolError(f"the device answered for {len(outputs)} of {count} inputs")
+    found["memory"] = reply["memory"]
     fidelity = found["fidelity"] = data.fidelity(outputs, reference)
     warnings = found["warnings"] = []
     if inputs.origin == "random":
@@ -335,16 +338,13 @@ def verify(
 
 
 def measure(subject: Subject, cell: Cell, live: session.Session, request: Json, found: Json, say: Say) -> None:
-    """The timed launches and the memory pass; adds launches, memory and their caveats to `found`."""
+    """The timed launches, the first in the process that was verified; adds launches and their caveats to `found`."""
     effort = subject.effort
     launches = []
     for launch in range(effort.launches):
         say(f"{cell.id}: measuring, launch {launch + 1} of {effort.launches}")
-        launches.append(
-            live.call("measure", {**request, **dataclasses.asdict(effort)}, LAUNCH_S + 2 * effort.max_seconds)
-        )
-    say(f"{cell.id}: memory pass")
-    found["memory"] = live.call("memory", request, LAUNCH_S)
+        job = {**request, **dataclasses.asdict(effort), "continue": launch == 0}
+        launches.append(live.call("measure", job, LAUNCH_S + 2 * effort.max_seconds))
     found["launches"] = tuple(launches)
     found["warnings"] = (*found["warnings"], *launch_caveats(launches, effort, subject.device))
 

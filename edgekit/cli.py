@@ -74,7 +74,7 @@ class Parser(argparse.ArgumentParser):
             commands = [a for a in self._actions if isinstance(a, argparse._SubParsersAction)]
             for name in [word for word in sys.argv[1:] if commands and word in commands[0].choices][:1]:
                 flags += [flag for action in commands[0].choices[name]._actions for flag in action.option_strings]
-            raise unknown("argument", stray.group(1), flags)
+            raise unknown("argument", stray.group(1), set(flags))
         raise UserError(message, f"{self.prog} --help shows how it is called")
 
 

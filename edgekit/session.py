@@ -152,11 +152,11 @@ class Session:
 
     def fetch(
         self, op: str, args: Json, deadline_s: float, local: Path, on_event: Callable[[Json], None] | None = None
-    ) -> Path:
-        """A request whose answer is a file on the device; returns `local` with that file in it."""
-        self.call(op, {**args, "output": self._output}, deadline_s, on_event)
+    ) -> Json:
+        """A request that writes a file on the device: its reply, and the file at `local`."""
+        reply = self.call(op, {**args, "output": self._output}, deadline_s, on_event)
         self.transport.pull(self._output, local)
-        return local
+        return reply
 
     def _refusal(self, error: Json) -> AgentError:
         kind, message = str(error.get("kind")), str(error.get("message"))

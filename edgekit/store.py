@@ -55,6 +55,8 @@ class Run:
             raise UserError(
                 f"'{path}' has schema {found}, this edgekit reads {SCHEMA}", "use the edgekit that wrote it"
             )
+        if not {"run", "plan", "device"} <= set(header):
+            raise UserError(f"{path / 'run.json'} is damaged: it has no plan", "restore the file, or run anew")
         lines, torn = read_lines(path / "measurements.jsonl")
         return cls(path, header, lines, torn)
 

@@ -6,57 +6,15 @@ this program on this device (an emulated device needs its emulator there). Witho
 
 import json
 import os
-import select
 import signal
 import sys
-import time
 
 from . import protocol, sysinfo
+from .children import Child
+from .pipes import Lines, claim_stdout, send
 from .protocol import Fault
 
-CHILD_OPERATIONS = ("probe", "predict", "measure", "memory")
-# Signals that a host, an operator or a closing terminal sends on purpose; everything else is a crash.
-LINE_LIMIT = 1 << 22
-
-
-def claim_stdout():
-    """Keep the real stdout for the protocol and point fd 1 at stderr: native libraries that print cannot break framing."""
-    private = os.dup(1)
-    os.dup2(2, 1)
-    return private
-
-
-def send(fd, frame):
-    """Write one frame whole."""
-    data = protocol.encode(frame)
-    while data:
-        data = data[os.write(fd, data) :]
-
-
-class Lines:
-    """Reads lines from a file descriptor without ever blocking longer than asked."""
-
-    def __init__(self, fd):
-        self.fd = fd
-        self.buffer = b""
-        self.closed = False
-
-    def take(self):
-        """The next complete line, or None when there is none in the buffer."""
-        line, found, rest = self.buffer.partition(b"\n")
-        if not found:
-            return None
-        self.buffer = rest
-        return line
-
-    def fill(self):
-        """Read what is there (blocks until something is); notes the end of the stream."""
-        data = os.read(self.fd, 65536)
-        if not data:
-            self.closed = True
-        self.buffer += data
-        if len(self.buffer) > LINE_LIMIT and b"\n" not in self.buffer:
-            raise ValueError("a line is longer than 4 MiB")
+CHILD_OPERATIONS = ("probe", "predict", "measure")
 
 
 def runtimes():
@@ -85,104 +43,10 @@ def greeting():
     }
 
 
-def describe_death(status, deadline_passed, deadline_s):
-    """The Fault for a child that ended without an answer; `status` is what waitpid returned."""
-    if deadline_passed:
-        return Fault("timeout", "the process did not finish within %g s and was ended" % deadline_s)
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        try:
-            name = signal.Signals(number).name
-        except ValueError:
-            name = "signal %d" % number
-        if name == "SIGKILL":
-            return Fault("out_of_memory", "the process was killed (SIGKILL), most likely because memory ran out")
-        if name == "SIGILL":
-            return Fault("crashed", "the process died of SIGILL: the library uses instructions this CPU does not have")
-        return Fault("crashed", "the process died of %s" % name)
-    return Fault("crashed", "the process ended with code %d and no answer" % os.WEXITSTATUS(status))
-
-
-def start_child(spawn):
-    """Start another agent process; returns (pid, fd to write the request to, fd to read its answers from)."""
-    request_read, request_write = os.pipe()
-    answer_read, answer_write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.dup2(request_read, 0)
-            os.dup2(answer_write, 1)
-            os.execv(spawn[0], [*spawn, "--child"])
-        except OSError as error:
-            os.write(2, ("edgekit-agent: cannot start %s: %s\n" % (spawn[0], error)).encode())
-        finally:
-            os._exit(127)
-    os.close(request_read)
-    os.close(answer_write)
-    return pid, request_write, answer_read
-
-
-def run_in_child(spawn, request, deadline_s, emit, host):
-    """Run one operation in a fresh process; returns its answer. Raises Fault, or EOFError when the host went away."""
-    pid, to_child, from_child = start_child(spawn)
-    lines = Lines(from_child)
-    deadline = time.monotonic() + deadline_s
-    late = False
-    reaped = False
-    try:
-        try:
-            send(to_child, request)
-        except BrokenPipeError:
-            pass  # it died already; the end of its answers says how
-        os.close(to_child)
-        while not lines.closed:
-            left = deadline - time.monotonic()
-            ready = select.select([from_child, host.fd], [], [], max(0, left))[0] if left > 0 else []
-            if not ready:
-                late = True
-                break
-            if host.fd in ready:
-                host.fill()
-                if host.closed:
-                    raise EOFError
-            if from_child not in ready:
-                continue
-            lines.fill()
-            line = lines.take()
-            while line is not None:
-                answer = protocol.decode(line)
-                if "event" in answer:
-                    emit(answer["event"])
-                elif "ok" in answer:
-                    return answer["ok"]
-                else:
-                    raise Fault(answer["error"]["kind"], answer["error"]["message"])
-                line = lines.take()
-        if late:
-            os.kill(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
-        reaped = True
-        raise describe_death(status, late, deadline_s)
-    finally:
-        os.close(from_child)
-        if not reaped:
-            end(pid)
-
-
-def end(pid):
-    """Make sure a child is gone and reaped: it has answered, so it gets a moment to leave by itself."""
-    for _ in range(50):
-        if os.waitpid(pid, os.WNOHANG)[0]:
-            return
-        time.sleep(0.01)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-
-
-def answer_for(call):
+def answer_for(call, *arguments):
     """Turn what `call` returns or raises into the body of a reply."""
     try:
-        return {"ok": call()}
+        return {"ok": call(*arguments)}
     except Fault as fault:
         return {"error": {"kind": fault.kind, "message": fault.message}}
     except MemoryError:
@@ -197,51 +61,92 @@ def answer_for(call):
 
 
 def child(out):
-    """A child's whole life: one request on stdin, events and one answer on `out`."""
+    """A child's whole life: requests on stdin until it ends, events and an answer to each on `out`."""
+    lines = Lines(0)
+    while not lines.closed:
+        line = lines.take()
+        if line is None:
+            lines.fill()
+            continue
+        send(out, answer_for(work, protocol.decode(line), out))
+
+
+def work(request, out):
+    """The result of one operation, in a child. Raises Fault and whatever a runtime raises."""
     from . import measure
 
-    lines = Lines(0)
-    while b"\n" not in lines.buffer and not lines.closed:
-        lines.fill()
-    request = protocol.decode(lines.take() or b"{}")
-    operation = getattr(measure, request["op"])
-    body = answer_for(lambda: operation(request["args"], lambda event: send(out, {"event": event})))
-    send(out, body)
+    return getattr(measure, request["op"])(request["args"], lambda event: send(out, {"event": event}))
 
 
-def serve(out, spawn):
-    """Greet, then answer requests until `bye` or the host goes away."""
-    host = Lines(0)
-    send(out, greeting())
-    while True:
-        line = host.take()
-        if line is None:
-            if host.closed:
-                return
-            host.fill()
-            continue
+class Agent:
+    """Answers the host's requests, each in a child: a fresh one, or with `continue` the one that a request with `keep` left."""
+
+    def __init__(self, out, spawn):
+        self.out = out
+        self.spawn = spawn
+        self.host = Lines(0)
+        self.kept = None
+
+    def serve(self):
+        """Greet, then answer until `bye` or until the host goes away."""
+        send(self.out, greeting())
+        try:
+            while True:
+                line = self.host.take()
+                if line is not None:
+                    if not self.answer(line):
+                        return
+                elif self.host.closed:
+                    return
+                else:
+                    self.host.fill()
+        finally:
+            self.drop()
+
+    def answer(self, line):
+        """Answer one line; False after a goodbye."""
         try:
             request = protocol.decode(line)
             number, op, args = request["id"], request["op"], request.get("args", {})
         except (ValueError, KeyError) as error:
-            send(out, {"id": None, "error": {"kind": "internal", "message": "not a request: %s" % error}})
-            continue
+            send(self.out, {"id": None, "error": {"kind": "internal", "message": "not a request: %s" % error}})
+            return True
         if op == "bye":
-            send(out, {"id": number, "ok": {}})
-            return
+            send(self.out, {"id": number, "ok": {}})
+            return False
+        send(self.out, dict(answer_for(self.do, number, op, args), id=number))
+        return True
 
-        def emit(event, number=number):
-            send(out, {"id": number, "event": event})
+    def do(self, number, op, args):
+        """The result of one operation. Raises Fault."""
+        if op == "hello":
+            return dict(greeting(), runtimes=runtimes())
+        if op not in CHILD_OPERATIONS:
+            raise Fault("unsupported", "this agent has no operation '%s'" % op)
+        if args.get("continue"):
+            if self.kept is None:
+                raise Fault("internal", "there is no process to continue")
+        else:
+            self.drop()
+            self.kept = Child(self.spawn)
+        keep = False
 
-        def call(op=op, args=args, emit=emit):
-            if op == "hello":
-                return dict(greeting(), runtimes=runtimes())
-            if op not in CHILD_OPERATIONS:
-                raise Fault("unsupported", "this agent has no operation '%s'" % op)
-            deadline_s = float(args.get("deadline_s", 600))
-            return run_in_child(spawn, {"op": op, "args": args}, deadline_s, emit, host)
+        def emit(event):
+            send(self.out, {"id": number, "event": event})
 
-        send(out, dict(answer_for(call), id=number))
+        try:
+            result = self.kept.ask({"op": op, "args": args}, float(args.get("deadline_s", 600)), emit, self.host)
+            keep = bool(args.get("keep"))
+            return result
+        finally:
+            if not keep:
+                self.drop()
+
+    def drop(self):
+        """End the child, if there is one."""
+        if self.kept is not None:
+            self.kept.end()
+            self.kept = None
 
 
 def main(argv=None):
@@ -257,7 +162,7 @@ def main(argv=None):
     if "--spawn" in argv:
         spawn = json.loads(argv[argv.index("--spawn") + 1])
     try:
-        serve(out, spawn)
+        Agent(out, spawn).serve()
     except (EOFError, BrokenPipeError):
         pass
 

@@ -1,6 +1,7 @@
 """Finds a truncated or damaged .tflite file before LiteRT reads beyond its end: LiteRT trusts every offset in it.
 
-Only positions and lengths are looked at; the host looks at its own files with it too. Layout: FlatBuffers' "Internals"; fields: TensorFlow Lite's schema.fbs.
+Only positions and lengths are looked at; the host looks at its own files with it too.
+Layout: FlatBuffers' "Internals"; fields: TensorFlow Lite's schema.fbs.
 """
 
 import mmap

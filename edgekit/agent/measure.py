@@ -1,4 +1,4 @@
-"""What a child process of the agent does: probe, predict, measure, memory. The protocol of a measurement lives here.
+"""What a child process of the agent does: probe, predict, measure. The protocol of a measurement lives here.
 
 Times are taken on the device around the invocation alone, by the native loop where it is there, else from Python.
 Standard library only, Python 3.9.
@@ -29,29 +29,76 @@ def runtime_module(args):
         raise Fault("unavailable", "this agent has no runtime '%s'" % name) from error
 
 
-def load(args):
-    """Load the model of a request; returns (loaded, nanoseconds it took)."""
-    module = runtime_module(args)
-    libraries = args.get("libraries", {})
-    if hasattr(module, "check"):
-        module.check(args["model"], libraries)  # refuses what would crash the runtime; no part of its load time
-    options = {"threads": args.get("threads", 1), "libraries": libraries, "checked": True}
-    started = time.perf_counter_ns()
-    loaded = module.load(args["model"], options)
-    return loaded, time.perf_counter_ns() - started
+class Launch:
+    """A model loaded in this process: its first inference and its memory so far. Bytes and nanoseconds."""
+
+    def __init__(self, args):
+        module = runtime_module(args)
+        self.libraries = args.get("libraries", {})
+        if hasattr(module, "check"):
+            module.check(
+                args["model"], self.libraries
+            )  # refuses what would crash the runtime; no part of its load time
+        module.probe(self.libraries)
+        # The runtime is imported and no model is there: the baseline of the memory figures.
+        self.meter = memory_of.meter(self.libraries if args.get("emulated") else {})
+        self.baseline = self.meter.restart()
+        options = {"threads": args.get("threads", 1), "libraries": self.libraries, "checked": True}
+        started = time.perf_counter_ns()
+        self.loaded = module.load(args["model"], options)
+        self.load_ns = time.perf_counter_ns() - started
+        self.load_peak = self.meter.peak()
+        self.after_load = self.meter.restart()
+        self.watch = Stopwatch(self.loaded, self.libraries, args.get("counters", False))
+        self.first_ns = None
+
+    def feed(self, stream):
+        """Put the next sample of a file into the inputs; False at the end of the file."""
+        for index, spec in enumerate(self.loaded.inputs):
+            size = size_bytes(spec)
+            data = stream.read(size)
+            if not data and index == 0:
+                return False
+            if len(data) != size:
+                raise Fault("bad_model", "an input takes %d bytes, the data has %d left" % (size, len(data)))
+            self.loaded.set_input(index, data)
+        return True
+
+    def run(self):
+        """One inference; the first one is timed."""
+        if self.first_ns is None:
+            self.first_ns = self.watch.time(1, 1)[0][0]
+        else:
+            self.loaded.run()
+
+    def memory(self, model):
+        """The memory figures up to now; memory.py has their definition."""
+        run_peak = self.meter.peak()
+        top = max(self.load_peak["resident"], run_peak["resident"])
+        result = {
+            "method": self.meter.method,
+            "baseline_bytes": self.baseline["resident"],
+            "load_peak_bytes": self.load_peak["resident"],
+            "loaded_bytes": self.after_load["resident"],
+            "run_peak_bytes": run_peak["resident"],
+            "delta_bytes": top - self.baseline["resident"],
+            "model_file_bytes": os.path.getsize(model),
+            "model_mapped": memory_of.is_mapped(model),
+        }
+        if "anonymous" in run_peak:
+            result["anonymous_peak_bytes"] = max(self.load_peak["anonymous"], run_peak["anonymous"])
+        return result
 
 
-def read_sample(stream, loaded):
-    """Feed the next sample of a file to the model; False at the end of the file."""
-    for index, spec in enumerate(loaded.inputs):
-        size = size_bytes(spec)
-        data = stream.read(size)
-        if not data and index == 0:
-            return False
-        if len(data) != size:
-            raise Fault("bad_model", "an input takes %d bytes, the data has %d left" % (size, len(data)))
-        loaded.set_input(index, data)
-    return True
+LAUNCH = None
+
+
+def launch(args):
+    """This process's launch: made now, or continued from the request before."""
+    global LAUNCH
+    if LAUNCH is None or not args.get("continue"):
+        LAUNCH = Launch(args)
+    return LAUNCH
 
 
 def probe(args, emit):
@@ -61,13 +108,13 @@ def probe(args, emit):
 
 def predict(args, emit):
     """Run every sample of the file `input` (raw bytes, sample after sample) and write the outputs to `output`."""
-    loaded, load_ns = load(args)
+    current = launch(args)
+    loaded = current.loaded
     done = 0
     told = time.monotonic()
-    started = time.perf_counter_ns()
     with open(args["input"], "rb") as source, open(args["output"], "wb") as sink:
-        while read_sample(source, loaded):
-            loaded.run()
+        while current.feed(source):
+            current.run()
             for index in range(len(loaded.outputs)):
                 sink.write(loaded.output(index))
             done += 1
@@ -76,10 +123,10 @@ def predict(args, emit):
                 emit({"phase": "predict", "done": done})
     return {
         "samples": done,
-        "elapsed_ns": time.perf_counter_ns() - started,
-        "load_ns": load_ns,
+        "load_ns": current.load_ns,
         "inputs": loaded.inputs,
         "outputs": loaded.outputs,
+        "memory": current.memory(args["model"]),
     }
 
 
@@ -145,19 +192,19 @@ class Stopwatch:
 
 
 def measure(args, emit):
-    """One launch: load, first inference, warm-up, timed calls.
+    """The timed part of one launch: load and first inference where they have not been, warm-up, timed calls.
 
     Samples are integer nanoseconds per batch of `batch` calls; `counts` are guest instructions per batch by class,
     the loop's own (`counter_overhead`, per batch) not yet taken off.
     """
-    libraries = args.get("libraries", {})
     before = sysinfo.evidence()
-    loaded, load_ns = load(args)
+    current = launch(args)
+    watch = current.watch
     with open(args["input"], "rb") as stream:
-        if not read_sample(stream, loaded):
+        if not current.feed(stream):
             raise Fault("bad_model", "the input file is empty")
-    watch = Stopwatch(loaded, libraries, args.get("counters", False))
-    first, _ = watch.time(1, 1)
+    if current.first_ns is None:
+        current.run()
 
     warmup, spent = [], 0
     while len(warmup) < args["warmup_calls"] or spent < args["warmup_s"] * 1e9:
@@ -166,7 +213,7 @@ def measure(args, emit):
         spent += once[0]
         if len(warmup) >= MAX_BATCH:
             break
-    typical = sorted(warmup or first)[len(warmup) // 2]
+    typical = sorted(warmup)[len(warmup) // 2] if warmup else current.first_ns
     batch = max(1, min(MAX_BATCH, -(-BATCH_FLOOR_NS // max(1, typical)))) if typical < BATCH_FLOOR_NS else 1
 
     samples, counts = [], []
@@ -182,48 +229,18 @@ def measure(args, emit):
             told = time.monotonic()
             emit({"phase": "measure", "done": len(samples)})
     result = {
-        "load_ns": load_ns,
-        "first_ns": first[0],
+        "load_ns": current.load_ns,
+        "first_ns": current.first_ns,
         "warmup_calls": len(warmup),
         "batch": batch,
         "samples_ns": samples,
         "capped": len(samples) < args["calls"],
         "timer": watch.kind,
-        "version": loaded.version,
-        "delegation": getattr(loaded, "delegation", None),
+        "version": current.loaded.version,
+        "delegation": getattr(current.loaded, "delegation", None),
         "evidence": {"before": before, "after": sysinfo.evidence()},
     }
     if counts:
         result["counts"] = counts
         result["counter_overhead"] = watch.overhead() or [0] * 8
-    return result
-
-
-def memory(args, emit):
-    """The memory pass, one definition for every runtime; see memory.py for the terms. Bytes."""
-    module = runtime_module(args)
-    libraries = args.get("libraries", {})
-    module.probe(libraries)  # the runtime is imported, no model is there: the baseline
-    meter = memory_of.meter(libraries if args.get("emulated") else {})
-    baseline = meter.restart()
-    loaded, _ = load(args)
-    load_peak = meter.peak()
-    resident_after_load = meter.restart()
-    with open(args["input"], "rb") as stream:
-        read_sample(stream, loaded)
-    for _ in range(args.get("calls", 3)):
-        loaded.run()
-    run_peak = meter.peak()
-    result = {
-        "method": meter.method,
-        "baseline_bytes": baseline["resident"],
-        "load_peak_bytes": load_peak["resident"],
-        "loaded_bytes": resident_after_load["resident"],
-        "run_peak_bytes": run_peak["resident"],
-        "model_file_bytes": os.path.getsize(args["model"]),
-        "model_mapped": memory_of.is_mapped(args["model"]),
-    }
-    result["delta_bytes"] = max(load_peak["resident"], run_peak["resident"]) - baseline["resident"]
-    if "anonymous" in run_peak:
-        result["anonymous_peak_bytes"] = max(load_peak["anonymous"], run_peak["anonymous"])
     return result

@@ -1,9 +1,12 @@
 """What host and agent say to each other: JSON lines. Files never travel in frames; tensors are raw bytes in files.
 
-    agent   -> {"greeting": "edgekit-agent", "protocol": 1, "python": "3.11.2", "runtimes": [...], "system": {...}}
+    agent   -> {"greeting": "edgekit-agent", "protocol": 1, "python": "3.11.2", "system": {...}}
     host    -> {"id": 1, "op": "measure", "args": {...}}
     agent   -> {"id": 1, "event": {...}}                                    any number, progress only
     agent   -> {"id": 1, "ok": {...}}  or  {"id": 1, "error": {"kind": "...", "message": "..."}}
+
+`probe`, `predict` and `measure` each run in a fresh process on the device. One that was asked with `keep` stays, and the
+next request with `continue` goes to it: so the very process whose outputs were verified is the one that is timed.
 
 Standard library only, Python 3.9: this file runs on the device and is imported by the host.
 """
@@ -12,7 +15,7 @@ import json
 
 PROTOCOL = 1
 GREETING = "edgekit-agent"
-OPERATIONS = ("hello", "probe", "predict", "measure", "memory", "bye")
+OPERATIONS = ("hello", "probe", "predict", "measure", "bye")
 
 # The order of the instruction counts in a reply; native/insn_counter.c says what falls into which class.
 INSTRUCTION_CLASSES = ("total", "load_store", "simd_load_store", "fp_fma", "int_mac", "simd_other", "branch", "alu")

@@ -121,6 +121,7 @@ def test_a_run_without_measurements_is_empty(tmp_path: Path) -> None:
     [
         ('{"schema": 99}', "has schema 99, this edgekit reads"),
         ("{}", "has schema None"),
+        ('{"schema": 1}', "is damaged: it has no plan"),
         ("[]", "has schema None"),
         ("{", "cannot read"),
         ("", "cannot read"),

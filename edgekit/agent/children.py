@@ -1,0 +1,100 @@
+"""A fresh process of this agent for each launch: a crash, an illegal instruction or an OOM kill ends that process alone.
+
+Standard library only, Python 3.9.
+"""
+
+import os
+import select
+import signal
+import time
+
+from . import protocol
+from .pipes import Lines, send
+from .protocol import Fault
+
+
+class Child:
+    """Another agent process, asked one thing after the other until it is ended. `spawn` is the argv that starts it."""
+
+    def __init__(self, spawn):
+        request_read, self.to_child = os.pipe()
+        self.from_child, answer_write = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                os.dup2(request_read, 0)
+                os.dup2(answer_write, 1)
+                os.execv(spawn[0], [*spawn, "--child"])
+            except OSError as error:
+                os.write(2, ("edgekit-agent: cannot start %s: %s\n" % (spawn[0], error)).encode())
+            finally:
+                os._exit(127)
+        os.close(request_read)
+        os.close(answer_write)
+        self.lines = Lines(self.from_child)
+        self.reaped = False
+
+    def ask(self, request, deadline_s, emit, host):
+        """One request and its answer. Raises Fault, or EOFError when the host went away meanwhile."""
+        deadline = time.monotonic() + deadline_s
+        try:
+            send(self.to_child, request)
+        except BrokenPipeError:
+            pass  # it died already; the end of its answers says how
+        while not self.lines.closed:
+            left = deadline - time.monotonic()
+            ready = select.select([self.from_child, host.fd], [], [], left)[0] if left > 0 else []
+            if not ready:
+                os.kill(self.pid, signal.SIGKILL)
+                self.wait()
+                raise Fault("timeout", "the process did not finish within %g s and was ended" % deadline_s)
+            if host.fd in ready:
+                host.fill()
+                if host.closed:
+                    raise EOFError
+            if self.from_child not in ready:
+                continue
+            self.lines.fill()
+            line = self.lines.take()
+            while line is not None:
+                answer = protocol.decode(line)
+                if "event" in answer:
+                    emit(answer["event"])
+                elif "ok" in answer:
+                    return answer["ok"]
+                else:
+                    raise Fault(answer["error"]["kind"], answer["error"]["message"])
+                line = self.lines.take()
+        raise death(self.wait())
+
+    def wait(self):
+        """Reap it; returns what waitpid says of its end."""
+        self.reaped = True
+        return os.waitpid(self.pid, 0)[1]
+
+    def end(self):
+        """Make sure it is gone and reaped: without a further request it leaves by itself, and gets a moment to."""
+        os.close(self.to_child)
+        os.close(self.from_child)
+        for _ in range(50):
+            if self.reaped or os.waitpid(self.pid, os.WNOHANG)[0]:
+                return
+            time.sleep(0.01)
+        os.kill(self.pid, signal.SIGKILL)
+        self.wait()
+
+
+def death(status):
+    """The Fault for a child that ended without an answer; `status` is what waitpid returned."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            name = "signal %d" % number
+        if name == "SIGKILL":
+            return Fault("out_of_memory", "the process was killed (SIGKILL), most likely because memory ran out")
+        if name == "SIGILL":
+            return Fault("crashed", "the process died of SIGILL: the library uses instructions this CPU does not have")
+        return Fault("crashed", "the process died of %s" % name)
+    return Fault("crashed", "the process ended with code %d and no answer" % os.WEXITSTATUS(status))
