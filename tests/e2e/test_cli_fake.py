@@ -101,6 +101,8 @@ def test_the_run_on_disk_keeps_raw_samples_and_gives_the_same_report(first: tupl
     for line in lines(path):
         assert [len(launch["samples_ns"]) for launch in line["launches"]] == [5, 5]
         assert all(type(ns) is int for launch in line["launches"] for ns in launch["samples_ns"])
+        # The fake clock is the process's own: the first launch goes on where 200 verified inferences ended, the next is fresh.
+        assert [launch["samples_ns"][0] for launch in line["launches"]] == [1_188_000, 1_200_000]
     for name in (str(path), path.name, path.name[:16], "last"):
         assert package.load_report(name, cli.cwd / "results").to_json() == ran.json
     with pytest.raises(UserError, match="there is no run 'nonsense'"):
@@ -118,7 +120,7 @@ def test_a_torn_line_is_said_and_done_again(first: tuple[CommandLine, Ran]) -> N
     assert len(torn.cells) == 1
     again = cli("profile", "--resume", "copy", "--output", "torn", "--json")
     assert (again.rc, len(again.json["cells"]), again.json["warnings"]) == (0, 2, [])
-    assert len(lines(path)) == 2
+    assert [len(line["launches"]) for line in lines(path)] == [2, 2], "with the effort of the earlier run"
 
 
 def test_the_table_is_on_stdout_and_progress_on_stderr(cli: CommandLine) -> None:
