@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edgekit import bench, store
+from edgekit import bench, plan, store
 from edgekit.report import Report
 
 
@@ -25,10 +25,10 @@ def profile(
 
     `model` is a recipe's name or the path of a recipe file, `device` a profile's name or the path of a .toml file.
     `runtimes` defaults to all of the device's; `samples` limits the held-out inputs; `resume` finishes an earlier run
-    of that name; `effort` overrides fields of `bench.Effort`; `say` receives a line for each step.
+    of that name; `effort` overrides fields of `plan.Effort`; `say` receives a line for each step.
     Raises UserError, SetupError or DeviceError; a cell that fails is a row of the report with its error, not an exception.
     """
-    request = bench.Request(
+    request = plan.Request(
         model=str(model),
         device=str(device),
         runtimes=tuple(runtimes) if runtimes is not None else None,

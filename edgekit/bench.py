@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-import platform
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit import __version__, config, convert, data, plugins, session, sources, store
+from edgekit import config, convert, data, plan, plugins, session, store
 from edgekit.cache import cache_dir
 from edgekit.caveats import caveat
 from edgekit.errors import (
@@ -23,9 +21,7 @@ from edgekit.errors import (
     EdgekitError,
     ProtocolError,
     Unsupported,
-    UserError,
     WrongOutput,
-    unknown,
 )
 from edgekit.types import Artifact, Caveat, Cell, Device, Json, Measurement, Model, to_json
 
@@ -36,62 +32,17 @@ LAUNCH_S = 300.0
 
 
 @dataclass(frozen=True)
-class Effort:
-    """How much is measured per cell. A profile's [limits] and the command line override single fields."""
-
-    launches: int = 3
-    warmup_calls: int = 5
-    warmup_s: float = 0.5
-    calls: int = 200
-    min_calls: int = 20
-    max_seconds: float = 10.0
-
-    @classmethod
-    def of(cls, device: Device, overrides: Json) -> Effort:
-        """Defaults by kind of device. Counts under emulation are deterministic, so few calls are enough there."""
-        base = (
-            cls(launches=1, warmup_calls=2, warmup_s=0.0, calls=10, min_calls=3, max_seconds=20.0)
-            if device.emulated
-            else cls()
-        )
-        known = {f.name for f in dataclasses.fields(cls)}
-        given = {name: value for name, value in overrides.items() if value is not None}
-        changes = {name: value for name, value in {**device.limits, **given}.items() if name in known}
-        for name, value in changes.items():
-            least = 0 if name.startswith("warmup") else 1
-            if not least <= value < float("inf"):
-                raise UserError(f"{name.replace('_', '-')} must be a number of at least {least}, not {value}")
-        effort = dataclasses.replace(base, **changes)
-        return dataclasses.replace(effort, min_calls=min(effort.min_calls, effort.calls))
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for; see api.profile for the fields."""
-
-    model: str
-    device: str
-    runtimes: tuple[str, ...] | None = None
-    precisions: tuple[str, ...] = ("fp32", "int8")
-    threads: tuple[int, ...] = (1,)
-    samples: int | None = None
-    output: Path = Path("results")
-    resume: str | None = None
-    effort: Json = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Subject:
     """Everything about the model that all cells share."""
 
     model: Model
     device: Device
-    effort: Effort
+    effort: plan.Effort
     inputs: data.Data
     total_inputs: int
 
 
-def run(request: Request, say: Say, on_start: Callable[[store.Run], None] = lambda _: None) -> store.Run:
+def run(request: plan.Request, say: Say, on_start: Callable[[store.Run], None] = lambda _: None) -> store.Run:
     """Do what is asked, or finish an earlier run, and return it with every cell's line in it.
 
     `on_start` receives the run as soon as it has a place on disk; it gains a line with every finished cell.
@@ -99,16 +50,19 @@ def run(request: Request, say: Say, on_start: Callable[[store.Run], None] = lamb
     Raises UserError and SetupError before anything is measured, and DeviceError when no agent can be started at all.
     A cell that cannot be done becomes a line that says why.
     """
-    earlier = store.Run.load(store.find(request.output, request.resume)) if request.resume else None
+    earlier = store.Run.load(store.find(request.output, request.resume)) if request.resume is not None else None
     if earlier:
-        request = dataclasses.replace(request, **plan_of(earlier))
+        request = plan.request_of(earlier, request.output)
     device = config.device(request.device)
-    model = sources.load(request.model)
-    cells = expand(model, device, request)
-    effort = Effort.of(device, request.effort)
+    model = plan.recipe(request.model)
+    cells = plan.expand(model, device, request)
+    effort = plan.Effort.of(device, request.effort)
+    header = plan.header(request, model, device, effort, cells)
+    if earlier:
+        plan.check_alike(earlier, header)
     everything = data.load(model, say)
     subject = Subject(model, device, effort, first(everything, request.samples), len(everything.x))
-    the_run = earlier or store.Run.create(request.output, header(request, subject, cells))
+    the_run = earlier or store.Run.create(request.output, header)
     on_start(the_run)
 
     left = [cell for cell in cells if cell.id not in the_run.done()]
@@ -124,81 +78,6 @@ def first(everything: data.Data, count: int | None) -> data.Data:
     """The first `count` held-out inputs and their labels; all of them for None."""
     y = everything.y[:count] if everything.y is not None else None
     return dataclasses.replace(everything, x=everything.x[:count], y=y)
-
-
-def expand(model: Model, device: Device, request: Request) -> list[Cell]:
-    """The matrix, runtime by runtime. Raises UserError for a name that does not exist."""
-    aliases = {"litert": "tflite", "ort": "onnxruntime"}
-    wanted = request.runtimes if request.runtimes and "all" not in request.runtimes else device.runtimes
-    cells = []
-    for name in dict.fromkeys(aliases.get(name, name) for name in wanted):
-        if name not in device.runtimes:
-            if name not in plugins.names("runtime"):
-                raise unknown("runtime", name, device.runtimes)
-            raise UserError(f"{device.name} has no runtime '{name}'", f"it has: {', '.join(device.runtimes)}")
-        produced = plugins.load("runtime", name).FORMATS[0]
-        for precision, threads in itertools.product(request.precisions, request.threads):
-            cells.append(Cell(model.name, produced, precision, name, device.name, threads))
-    every = {p for name in plugins.names("converter") for p in plugins.load("converter", name).PRECISIONS}
-    for precision in request.precisions:
-        if precision not in every:
-            raise unknown("precision", precision, every)
-    most = int(device.limits.get("threads", 0))
-    for threads in request.threads:
-        if threads < 1 or (most and threads > most):
-            raise UserError(
-                f"--threads {threads} is not possible on {device.name}", f"1 to {most}" if most else "at least 1"
-            )
-    return cells
-
-
-def header(request: Request, subject: Subject, cells: list[Cell]) -> Json:
-    """run.json: the plan and what it was made with. No path of this machine stands in it."""
-    plan = {
-        "model": portable(request.model),
-        "device": portable(request.device),
-        "name": subject.model.name,
-        "runtimes": list(dict.fromkeys(cell.runtime for cell in cells)),
-        "precisions": list(request.precisions),
-        "threads": list(request.threads),
-        "samples": request.samples,
-        "effort": dataclasses.asdict(subject.effort),
-        "cells": [cell.id for cell in cells],
-    }
-    return {
-        "run": store.new_run_id(subject.model.name, subject.device.name),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "edgekit": __version__,
-        "agent": session.agent_key(),
-        "plan": to_json(plan),
-        "device": {**to_json(dataclasses.replace(subject.device, source=None)), "emulated": subject.device.emulated},
-        "model": {
-            "description": subject.model.description,
-            "task": subject.model.task,
-            "licence": subject.model.licence,
-        },
-        "host": {"system": platform.system(), "machine": platform.machine(), "python": platform.python_version()},
-        "git": store.git_state(Path.cwd()),
-    }
-
-
-def portable(name: str) -> str:
-    """A name as it is; a path relative to the working directory, so that no run tells where it was made."""
-    return os.path.relpath(name) if os.sep in name else name
-
-
-def plan_of(earlier: store.Run) -> Json:
-    """The fields of a Request that an earlier run fixes."""
-    plan = earlier.header["plan"]
-    return {
-        "model": plan["model"],
-        "device": plan["device"],
-        "runtimes": tuple(plan["runtimes"]),
-        "precisions": tuple(plan["precisions"]),
-        "threads": tuple(plan["threads"]),
-        "samples": plan.get("samples"),
-        "effort": plan["effort"],
-    }
 
 
 class Agents:
@@ -362,7 +241,7 @@ def describe(artifact: Artifact) -> Json:
     }
 
 
-def launch_caveats(launches: list[Json], effort: Effort, device: Device) -> Iterator[Caveat]:
+def launch_caveats(launches: list[Json], effort: plan.Effort, device: Device) -> Iterator[Caveat]:
     """What is weak about the timed samples."""
     count = sum(len(launch["samples_ns"]) for launch in launches)
     if any(launch["timer"] == "python" for launch in launches):

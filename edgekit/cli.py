@@ -65,17 +65,34 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        choice = re.match(r"argument COMMAND: invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        choice = re.match(r"argument COMMAND: invalid choice: '(.*?)'", message)
         if choice:
-            raise unknown("command", choice.group(1), re.findall(r"'(.*?)'", choice.group(2)))
-        stray = re.match(r"unrecognized arguments: (\S+)", message)
-        if stray:
-            flags = [flag for action in self._actions for flag in action.option_strings]
-            commands = [a for a in self._actions if isinstance(a, argparse._SubParsersAction)]
-            for name in [word for word in sys.argv[1:] if commands and word in commands[0].choices][:1]:
-                flags += [flag for action in commands[0].choices[name]._actions for flag in action.option_strings]
-            raise unknown("argument", stray.group(1), set(flags))
+            raise unknown("command", choice.group(1), self.commands())
         raise UserError(message, f"{self.prog} --help shows how it is called")
+
+    def commands(self) -> dict[str, argparse.ArgumentParser]:
+        """The subcommands by name."""
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                return dict(action.choices)
+        return {}
+
+    def flags(self) -> set[str]:
+        """Every option this parser knows."""
+        return {flag for action in self._actions for flag in action.option_strings}
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments, or a UserError that suggests what was meant."""
+    parser = build_parser()
+    args, stray = parser.parse_known_args(argv)
+    if stray:
+        chosen = parser.commands().get(args.command, parser)
+        assert isinstance(chosen, Parser)
+        raise unknown("argument", stray[0], chosen.flags() | parser.flags())
+    if args.command is None:
+        parser.print_help()
+    return args
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -164,15 +181,16 @@ def print_json(value: Any) -> None:
 
 def run_profile(args: argparse.Namespace) -> int:
     """edgekit profile"""
-    if args.resume and (args.model or args.device or args.runtime or args.precision or args.threads):
+    chosen = (args.model, args.device, args.runtime, args.precision, args.threads, args.samples)
+    if args.resume is not None and any(value is not None for value in chosen):
         raise UserError("--resume takes the model, device and matrix of the earlier run", "leave the other options out")
-    from edgekit import bench
+    from edgekit import bench, plan
     from edgekit.progress import Progress
     from edgekit.report import Report
 
-    request = bench.Request(
-        model=args.model or "digits_cnn",
-        device=args.device or "pi4",
+    request = plan.Request(
+        model="digits_cnn" if args.model is None else args.model,
+        device="pi4" if args.device is None else args.device,
         runtimes=args.runtime,
         precisions=args.precision or ("fp32", "int8"),
         threads=args.threads or (1,),
@@ -316,12 +334,10 @@ def on_terminate(*_: object) -> NoReturn:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    parser = build_parser()
     try:
         signal.signal(signal.SIGTERM, on_terminate)
-        args = parser.parse_args(argv)
+        args = parse(argv)
         if args.command is None:
-            parser.print_help()
             return errors.EXIT_OK
         if args.cache_dir:
             os.environ["EDGEKIT_CACHE_DIR"] = args.cache_dir

@@ -82,6 +82,12 @@ def mark(cell: Json) -> str:
     return {"ok": "", "unsupported": "unsupported", "failed": "FAILED"}[cell["status"]]
 
 
+def label(cell: Json, report: Report) -> str:
+    """A row's short name, with its threads where the rows differ in them."""
+    threads = f" x{cell['threads']}" if len({other["threads"] for other in report.cells}) > 1 else ""
+    return f"{cell['runtime']} {cell['precision']}{threads}"
+
+
 def notes(report: Report) -> list[str]:
     """What is wrong or weak, worst first; cells that share a sentence share a line."""
     lines = []
@@ -89,11 +95,11 @@ def notes(report: Report) -> list[str]:
         if cell["status"] != "ok":
             hint = cell["error"].get("hint") or ""
             reason = cell["error"]["message"] + (f" ({hint.splitlines()[-1]})" if hint else "")
-            lines.append(f"{mark(cell)}: {cell['runtime']} {cell['precision']}: {reason}")
+            lines.append(f"{mark(cell)}: {label(cell, report)}: {reason}")
     gathered: dict[str, list[str]] = {warning["message"]: [] for warning in report.warnings}
     for cell in report.cells:
         for warning in cell["warnings"]:
-            gathered.setdefault(warning["message"], []).append(f"{cell['runtime']} {cell['precision']}")
+            gathered.setdefault(warning["message"], []).append(label(cell, report))
     for message, cells in gathered.items():
         where = "" if not cells or len(cells) == len(report.cells) else f"{', '.join(cells)}: "
         lines.append(f"weak: {where}{message}")
@@ -105,17 +111,7 @@ def build(report: Report, shown: list[Column]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    device, name = report.header["device"], report.header["plan"]["name"]
-    title = Text(f"{name} on {device['name']}: {device['description']}")
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        header_style="bold",
-        pad_edge=False,
-        box=None,
-        padding=(0, 1),
-    )
+    table = Table(header_style="bold", pad_edge=False, box=None, padding=(0, 1))
     for index, (heading, _) in enumerate(shown):
         table.add_column(heading, justify="left" if index < 2 else "right", no_wrap=True)
     troubled = any(cell["status"] != "ok" for cell in report.cells)
@@ -139,6 +135,8 @@ def show(report: Report, console: Console) -> None:
             break
         shown = [column for column in shown if column[0] != heading]
         table = build(report, shown)
+    device, name = report.header["device"], report.header["plan"]["name"]
+    console.print(Text(f"{name} on {device['name']}: {device['description']}"), style="bold italic")
     console.print(table)
     threads = {cell["threads"] for cell in report.cells}
     if threads == {1}:

@@ -102,7 +102,9 @@ class ProcessChannel(Channel):
     def _read_stderr(self) -> None:
         assert self.process.stderr
         for line in self.process.stderr:
-            self.errors.append(line.decode("utf-8", "replace").rstrip())
+            text = line.decode("utf-8", "replace").rstrip()
+            # A device's words end up on the user's terminal: no control sequences.
+            self.errors.append("".join(mark if mark.isprintable() or mark == "\t" else "?" for mark in text))
 
     def write(self, data: bytes) -> None:
         assert self.process.stdin

@@ -183,7 +183,7 @@ def test_a_fault_fails_its_cell_alone(cli: CommandLine, recipe: Callable[..., Pa
     for cell in (chatty, fine):
         assert (cell["status"], cell["accuracy"]["correct"]) == ("ok", 190)
     table = cli("profile", "--resume", "last").stdout
-    assert "FAILED: fake fp32: the process died of SIGABRT" in table
+    assert "FAILED: fake fp32 x1: the process died of SIGABRT" in table
     assert table.count("190/200") == 2
 
 

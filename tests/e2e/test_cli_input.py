@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import FAKE_DEVICE, FAKE_MODEL, ROOT, CommandLine
+from harness import FAKE_DEVICE, FAKE_MODEL, ROOT, CommandLine, write_fake_model
 
 from edgekit import __version__, config, sources
 from edgekit import cli as command_line
@@ -285,3 +285,32 @@ def test_json_of_a_run_that_never_began_is_empty(cli: CommandLine) -> None:
     ran = cli("profile", "--device", "pi5", "--json")
     assert (ran.rc, ran.stdout) == (2, "")
     assert len(ran.stderr.splitlines()) == 2
+
+
+@pytest.mark.parametrize("suffix", [".tflite", ".onnx", ".pte"])
+def test_a_model_file_that_is_not_what_its_suffix_says(cli: CommandLine, suffix: str) -> None:
+    path = cli.cwd / f"model{suffix}"
+    path.write_bytes(b"\x7fELF" + bytes(200))
+    ran = cli("profile", path.name, "-d", FAKE_DEVICE)
+    assert ran.rc == 2 and f"model{suffix} is" in ran.stderr and "Traceback" not in ran.stderr
+    assert not (cli.cwd / "results").exists()
+
+
+def test_a_finished_model_file_is_told_from_a_recipe(cli: CommandLine) -> None:
+    write_fake_model(cli.cwd / "model.fake")
+    whole = cli("profile", "model.fake", "-d", FAKE_DEVICE)
+    assert whole.rc == 2 and "profile takes a recipe (.py), not a finished .fake file" in whole.stderr
+    (cli.cwd / "model.fake").write_bytes((cli.cwd / "model.fake").read_bytes()[:-9])
+    cut = cli("profile", "model.fake", "-d", FAKE_DEVICE)
+    assert cut.rc == 2 and "model.fake is damaged" in cut.stderr
+    strange = cli("profile", "model.h5", "-d", FAKE_DEVICE)
+    assert strange.rc == 2 and "model.h5 is no model file that edgekit knows" in strange.stderr
+
+
+def test_a_run_is_not_finished_with_another_recipe(cli: CommandLine, recipe: Callable[..., Path]) -> None:
+    path = recipe("mine")
+    assert cli("profile", path.name, "-d", FAKE_DEVICE, "-q").rc == 0
+    assert cli("profile", "--resume", "last", "-q").rc == 0
+    recipe("mine", latency_ns=5)
+    ran = cli("profile", "--resume", "last", "-q")
+    assert ran.rc == 2 and "cannot be finished: the model's recipe changed since it was begun" in ran.stderr

@@ -21,6 +21,7 @@ LAYERS = (
     {"cli"},
     {"api"},
     {"bench", "doctor"},
+    {"plan"},
     {"convert", "session", "report"},
     {"data"},
     {"sources"},

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgekit import config
-from edgekit.bench import Effort
+from edgekit.plan import Effort
 from edgekit.errors import UserError
 
 GOOD = """\

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from side_by_side import by_turns, show
 
-from edgekit import bench, config, convert, data, session, sources
+from edgekit import config, convert, data, plan, session, sources
 from edgekit.session import Session
 
 BARE = """
@@ -43,10 +43,10 @@ def bare_commands(model_name: str, device_name: str, folder: Path) -> list[tuple
     """Per cell the argv of its bare run, and the folder to run it in."""
     device, model = config.device(device_name), sources.load(model_name)
     inputs = data.load(model)
-    effort = bench.Effort.of(device, {})
+    effort = plan.Effort.of(device, {})
     calls = 1 + effort.warmup_calls + effort.launches * effort.calls
     commands = []
-    for cell in bench.expand(model, device, bench.Request(model_name, device_name)):
+    for cell in plan.expand(model, device, plan.Request(model_name, device_name)):
         artifact = convert.artifact(model, cell.format, cell.precision)
         encoded = data.encode(inputs.x, artifact.inputs[0], model.input.layout)
         source = folder / f"{cell.runtime}-{cell.precision}.bin"

@@ -1,15 +1,11 @@
-"""What the runtimes driven through ctypes share: loading a library, its version, tensor sizes, the reason printed on stderr.
+"""What the runtimes driven through ctypes share: loading a library, its version, tensor sizes.
 
 Standard library only, Python 3.9. Not a runtime itself: names with an underscore are no plug-ins.
 """
 
-import contextlib
 import ctypes
-import glob
 import json
 import os
-import re
-import tempfile
 
 from ..protocol import Fault
 
@@ -71,8 +67,9 @@ def shipped_version(path, distribution):
             return json.load(stream)["versions"]["runtime"]
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    for name in glob.glob(os.path.join(glob.escape(os.path.dirname(folder)), distribution + "-*.dist-info")):
-        return os.path.basename(name)[len(distribution) + 1 : -len(".dist-info")]
+    for name in sorted(os.listdir(os.path.dirname(folder))):
+        if name.startswith(distribution + "-") and name.endswith(".dist-info"):
+            return name[len(distribution) + 1 : -len(".dist-info")]
     return None
 
 
@@ -102,29 +99,3 @@ def head(path, size=64):
     if not data:
         raise Fault("bad_model", "the model file is empty")
     return data
-
-
-@contextlib.contextmanager
-def captured_stderr():
-    """Catch what native code writes to fd 2 meanwhile; yields a function that returns it as text."""
-    with tempfile.TemporaryFile() as sink:
-        saved = os.dup(2)
-        os.dup2(sink.fileno(), 2)
-
-        def text():
-            sink.seek(0)
-            return sink.read().decode("utf-8", "replace")
-
-        try:
-            yield text
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-
-
-def reason(text, limit=400):
-    """The error lines among a library's messages as one line, file names and line numbers of its sources taken out."""
-    lines = [re.sub(r"\[[\w./-]+:\d+\] ?", "", line).strip() for line in text.splitlines()]
-    errors = [line[len("ERROR:") :].strip() for line in lines if line.startswith("ERROR:")]
-    kept = list(dict.fromkeys(line for line in errors or lines if line))
-    return "; ".join(kept)[:limit]

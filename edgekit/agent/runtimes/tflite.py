@@ -187,14 +187,16 @@ def load(path, options):
 
 def said_aloud(library, version, path, options, fault):
     """The same fault with LiteRT's own reason, which it only prints: the load is repeated to catch it."""
+    from . import _stderr
+
     again = Loaded(library, version)
-    with _library.captured_stderr() as text:
+    with _stderr.captured() as text:
         try:
             again.open(path, int(options.get("threads", 1)))
         except Fault:
             pass
         again.close()
-        reason = _library.reason(text())
+        reason = _stderr.reason(text())
     return Fault(fault.kind, "%s: %s" % (fault.message, reason)) if reason else fault
 
 
