@@ -206,10 +206,11 @@ def run_profile(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             progress.close()
             return interrupted(started, args)
-        except EdgekitError:
+        except EdgekitError as error:
             progress.close()
+            explain(error)
             keep(started, args)
-            raise
+            return error.exit_code
     report = Report.of(run)
     present(report, args)
     return errors.EXIT_CELLS if report.failed else errors.EXIT_OK
@@ -327,6 +328,13 @@ def complain(text: str) -> None:
     print(f"edgekit: {text}", file=sys.stderr)
 
 
+def explain(error: EdgekitError) -> None:
+    """An error as the user sees it: what happened, and below it what to do."""
+    complain(error.message)
+    for line in error.hint.splitlines():
+        print(f"  {line}", file=sys.stderr)
+
+
 def on_terminate(*_: object) -> NoReturn:
     """SIGTERM ends a run as Ctrl-C does: children gone, finished cells kept."""
     raise KeyboardInterrupt
@@ -345,9 +353,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except EdgekitError as error:
-        complain(error.message)
-        for line in error.hint.splitlines():
-            print(f"  {line}", file=sys.stderr)
+        explain(error)
         return error.exit_code
     except KeyboardInterrupt:
         complain("interrupted")

@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,16 +65,21 @@ def check_packages(device: Device | None) -> Iterator[Finding]:
     formats = {plugins.load("runtime", name).FORMATS[0] for name in device.runtimes} if device else set()
     for name in plugins.names("converter"):
         converter = plugins.load("converter", name)
-        if (device and name not in formats) or not converter.PACKAGES:
-            continue
-        found, missing = [], []
-        for package in converter.PACKAGES:
-            try:
-                found.append(f"{package} {importlib.metadata.version(package)}")
-            except importlib.metadata.PackageNotFoundError:
-                missing.append(package)
-        seen = f"missing: {', '.join(missing)}" if missing else ", ".join(found)
-        yield Finding(f"conversion to {name}", not missing, seen, f"pip install 'edgekit[{converter.EXTRA}]'")
+        if converter.PACKAGES and (not device or name in formats):
+            yield check_extra(f"conversion to {name}", converter.PACKAGES, converter.EXTRA)
+    yield check_extra("data of the built-in models", ("scikit-learn",), "models")
+
+
+def check_extra(what: str, packages: Iterable[str], extra: str) -> Finding:
+    """Whether the packages of a pip extra are here."""
+    found, missing = [], []
+    for package in packages:
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(package)
+    seen = f"missing: {', '.join(missing)}" if missing else ", ".join(found)
+    return Finding(what, not missing, seen, f"pip install 'edgekit[{extra}]'")
 
 
 def check_disk(cache: Path) -> Finding:

@@ -86,6 +86,7 @@ class Agent:
         self.spawn = spawn
         self.host = Lines(0)
         self.kept = None
+        self.written = set()  # files for the host to fetch; gone with the agent
 
     def serve(self):
         """Greet, then answer until `bye` or until the host goes away."""
@@ -102,6 +103,9 @@ class Agent:
                     self.host.fill()
         finally:
             self.drop()
+            for path in self.written:
+                if os.path.exists(path):
+                    os.unlink(path)
 
     def answer(self, line):
         """Answer one line; False after a goodbye."""
@@ -129,6 +133,8 @@ class Agent:
         else:
             self.drop()
             self.kept = Child(self.spawn)
+        if "output" in args:
+            self.written.add(args["output"])
         keep = False
 
         def emit(event):

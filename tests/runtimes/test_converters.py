@@ -160,9 +160,9 @@ def test_calibration_is_made_of_training_images_only(name: str) -> None:
     assert plain(found.x) == held_out and len(found.x) == 540
 
 
-def test_uint8_activations_are_an_option_of_onnx() -> None:
+def test_int8_activations_are_an_option_of_onnx() -> None:
     model = sources.load("digits_cnn")
-    made = convert.artifact(model, "onnx", "int8", {"activation": "uint8"})
+    made = convert.artifact(model, "onnx", "int8", {"activation": "int8"})
     assert made.key != artifact("digits_cnn", "onnx", "int8").key
     fidelity = data.fidelity(run(made, data.load(model).x), convert.reference(model, "torch"))
     assert fidelity["sqnr_db"] > FLOOR_DB["int8"]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from edgekit import config
-from edgekit.plan import Effort
 from edgekit.errors import UserError
+from edgekit.plan import Effort
 
 GOOD = """\
 description = "a board"
