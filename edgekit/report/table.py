@@ -140,7 +140,7 @@ def show(report: Report, console: Console) -> None:
     console.print(table)
     threads = {cell["threads"] for cell in report.cells}
     if threads == {1}:
-        console.print(Text("1 thread in every runtime, one process per figure"))
+        console.print(Text("1 thread in every runtime, one runtime per process"))
     for note in notes(report):
         console.print(Text(note), style="red" if note.startswith("FAILED") else "yellow")
     console.print(Text(f"results: {report.path}/run.json, measurements.jsonl"))
