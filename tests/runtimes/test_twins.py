@@ -54,7 +54,7 @@ def test_damaged_weights_are_made_again(tmp_path: Path, monkeypatch: pytest.Monk
     path.write_bytes(content[:-1])
     heard: list[str] = []
     assert sources.weights(model, heard.append) == path and path.read_bytes() == content
-    assert "are damaged; making them again" in heard[0]
+    assert "is damaged; making it again" in heard[0]
 
 
 def model_of(layers: Any, shape: tuple[int, ...], *stack: Any) -> Any:
