@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit import config, convert, data, plan, plugins, session, store
-from edgekit.cache import cache_dir
+from edgekit.cache import cache_dir, disk_errors
 from edgekit.caveats import caveat
 from edgekit.errors import (
     AgentError,
@@ -27,6 +28,8 @@ from edgekit.types import Artifact, Caveat, Cell, Device, Json, Measurement, Mod
 
 Say = Callable[[str], None]
 SQNR_FLOOR_DB = 15.0  # below this an output is not the model's answer any more, whatever its speed
+# The folders of an absolute path, wherever one is left in a tool's words; what the kernel shows is no place of the user's.
+ABSOLUTE = re.compile(r"(?<![\w/.>~])/(?!proc/|sys/|dev/)(?:[^\s/:'\"<>|]+/)+")
 PREDICT_S = 1800.0
 LAUNCH_S = 300.0
 
@@ -51,26 +54,26 @@ def run(request: plan.Request, say: Say, on_start: Callable[[store.Run], None] =
     A cell that cannot be done becomes a line that says why.
     """
     earlier = store.Run.load(store.find(request.output, request.resume)) if request.resume is not None else None
-    if earlier:
-        request = plan.request_of(earlier, request.output)
-    device = config.device(request.device)
-    model = plan.recipe(request.model)
+    request = (plan.request_of(earlier, request) if earlier else request).checked()
+    device = config.device(str(request.device))
+    model = plan.recipe(str(request.model))
     cells = plan.expand(model, device, request)
     effort = plan.Effort.of(device, request.effort)
     header = plan.header(request, model, device, effort, cells)
     if earlier:
         plan.check_alike(earlier, header)
-    everything = data.load(model, say)
-    subject = Subject(model, device, effort, first(everything, request.samples), len(everything.x))
-    the_run = earlier or store.Run.create(request.output, header)
-    on_start(the_run)
+    with disk_errors("temporary files"):
+        everything = data.load(model, say)
+        subject = Subject(model, device, effort, first(everything, request.samples), len(everything.x))
+        the_run = earlier or store.Run.create(request.output, header)
+        on_start(the_run)
 
-    left = [cell for cell in cells if cell.id not in the_run.done()]
-    for runtime, group in itertools.groupby(left, key=lambda cell: cell.runtime):
-        with Agents(device, runtime, say) as agents:
-            for cell in group:
-                say(f"cell {len(the_run.lines) + 1} of {len(cells)}: {cell.id}")
-                the_run.append(measure_cell(subject, cell, agents, say))
+        left = [cell for cell in cells if cell.id not in the_run.done()]
+        for runtime, group in itertools.groupby(left, key=lambda cell: cell.runtime):
+            with Agents(device, runtime, say) as agents:
+                for cell in group:
+                    say(f"cell {len(the_run.lines) + 1} of {len(cells)}: {cell.id}")
+                    the_run.append(measure_cell(subject, cell, agents, say))
     return the_run
 
 
@@ -107,7 +110,10 @@ class Agents:
 
 
 def measure_cell(subject: Subject, cell: Cell, agents: Agents, say: Say) -> Measurement:
-    """One cell, whatever happens: the only place that turns an error into a Measurement. What was found out is kept."""
+    """One cell, whatever happens: the only place that turns an error into a Measurement. What was found out is kept.
+
+    Raises SetupError for what this machine lacks: it is mended, and the run finished with --resume.
+    """
     found: Json = {}
     try:
         live = agents.get()  # before converting: a device that does not answer is known in seconds, not minutes
@@ -149,12 +155,12 @@ def placeless(text: str) -> str:
         sys.base_prefix: "<python>",
         str(Path.cwd()): ".",
         tempfile.gettempdir(): "<tmp>",
-        str(Path.home()): "~",
+        os.environ.get("HOME", "~"): "~",
     }
     for place in sorted(places, key=len, reverse=True):
-        if place != os.sep:
+        if place not in (os.sep, "~"):
             text = text.replace(place + os.sep, places[place] + os.sep)
-    return text
+    return ABSOLUTE.sub("", text)
 
 
 def deploy(subject: Subject, cell: Cell, artifact: Artifact, live: session.Session, folder: Path) -> Json:
@@ -203,7 +209,9 @@ def verify(
         warnings.append(caveat("random-inputs"))
     elif inputs.y is None:
         warnings.append(caveat("no-labels"))
-    if inputs.y is not None:
+    elif "classification" not in subject.model.task:
+        warnings.append(caveat("no-metric", task=subject.model.task))
+    else:
         found["accuracy"] = data.accuracy(outputs, inputs.y)
         if count < subject.total_inputs:
             warnings.append(caveat("few-inputs", count=count, total=subject.total_inputs))
@@ -225,7 +233,8 @@ def measure(subject: Subject, cell: Cell, live: session.Session, request: Json, 
         job = {**request, **dataclasses.asdict(effort), "continue": launch == 0}
         launches.append(live.call("measure", job, LAUNCH_S + 2 * effort.max_seconds))
     found["launches"] = tuple(launches)
-    found["warnings"] = (*found["warnings"], *launch_caveats(launches, effort, subject.device))
+    weak = [*launch_caveats(launches, effort, subject.device), *device_caveats(cell, live.greeting, request, found)]
+    found["warnings"] = (*found["warnings"], *weak)
 
 
 def describe(artifact: Artifact) -> Json:
@@ -250,3 +259,17 @@ def launch_caveats(launches: list[Json], effort: plan.Effort, device: Device) ->
         yield caveat("time-cap", count=count, wanted=effort.calls * len(launches))
     if count < 20 and not device.emulated:
         yield caveat("few-samples", count=count)
+
+
+def device_caveats(cell: Cell, greeting: Json, request: Json, found: Json) -> Iterator[Caveat]:
+    """What is weak because of the device: its cores, its load, what its kernel and emulator can tell."""
+    cores = int(greeting["system"].get("cores") or 1)
+    load = found["launches"][0].get("evidence", {}).get("before", {}).get("load", [0.0])[0]
+    if cell.threads > cores:
+        yield caveat("more-threads-than-cores", threads=cell.threads, cores=cores)
+    if request["emulated"] and not request["counters"]:
+        yield caveat("no-counts-with-threads")
+    if not request["emulated"] and load > cores:
+        yield caveat("busy", load=load, cores=cores)
+    if found["memory"].get("run_peak_includes_load"):
+        yield caveat("run-peak-includes-load")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -16,16 +17,27 @@ from typing import Any, TypeVar
 from edgekit.errors import SetupError
 
 T = TypeVar("T")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 
 def cache_dir() -> Path:
-    """EDGEKIT_CACHE_DIR, else the XDG cache folder of the user."""
+    """EDGEKIT_CACHE_DIR, else the XDG cache folder of the user. Raises SetupError for a user without a home folder."""
     chosen = os.environ.get("EDGEKIT_CACHE_DIR")
-    if chosen:
-        return Path(chosen).expanduser().absolute()
-    import platformdirs
+    try:
+        if chosen:
+            return Path(chosen).expanduser().absolute()
+        import platformdirs
 
-    return Path(platformdirs.user_cache_dir("edgekit", appauthor=False))
+        return Path(platformdirs.user_cache_dir("edgekit", appauthor=False))
+    except RuntimeError as error:
+        message = "there is no home folder to keep the cache in"
+        raise SetupError(message, "choose a folder with --cache-dir or EDGEKIT_CACHE_DIR") from error
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; False, and no error, for a path that is too long or that this user may not look at."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises there before Python 3.14
 
 
 def digest(value: Any) -> str:
@@ -53,16 +65,16 @@ def source_sha256(*paths: Path) -> str:
 
 
 @contextlib.contextmanager
-def disk_errors(what: str) -> Iterator[None]:
-    """Turn a full or read-only disk, or a file where a folder must be, into one clear SetupError; `what` is being written."""
+def disk_errors(what: str, foreign: bool = False) -> Iterator[None]:
+    """Turn a full or read-only disk, or a place where nothing can be made, into one clear SetupError; `what` is being written.
+
+    `foreign` is for a body that runs code of others: a file that it misses is no fault of the disk.
+    """
     try:
         yield
     except OSError as error:
-        import errno
-
-        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        closed = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
-        if error.errno in full + closed:
+        missing = error.errno == errno.ENOENT and not foreign
+        if missing or error.errno in FULL + CLOSED:
             where = f" at {error.filename}" if error.filename else ""
             hint = "free some space, or choose another folder with --cache-dir or --output"
             raise SetupError(f"cannot write {what}{where}: {error.strerror}", hint) from error
@@ -76,23 +88,23 @@ def entry(path: Path) -> Iterator[Path | None]:
     Yields None when `path` is already there, else an empty temporary folder to fill; on leaving without an
     exception it is renamed to `path`, on an exception it is removed. Other processes wait meanwhile.
     """
-    if path.is_dir():
-        yield None
-        return
-    with disk_errors("the cache"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with (path.parent / f".{path.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if path.is_dir():
-                yield None
-                return
-            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}-", dir=path.parent))
-            temporary.chmod(0o755)
-            try:
-                yield temporary
-                temporary.rename(path)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+    temporary = None
+    with contextlib.ExitStack() as stack:
+        with disk_errors("the cache"):
+            if not path.is_dir():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                lock = stack.enter_context((path.parent / f".{path.name}.lock").open("w"))
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.is_dir():
+                temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}-", dir=path.parent))
+                stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+                temporary.chmod(0o755)
+        if temporary is None:
+            yield None
+            return
+        with disk_errors("the cache", foreign=True):
+            yield temporary
+            temporary.rename(path)
 
 
 def fetch(

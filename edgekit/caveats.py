@@ -16,6 +16,11 @@ CAVEATS = {
     "partial-delegation": "{delegated} of {total} operators run on the fast backend, the rest on reference kernels",
     "partly-float": "{count} of {total} {what} compute in float although {precision} was asked for",
     "int8-slower": "int8 takes {ratio:.2f}x the time of fp32 in this runtime: quantizing bought size, not speed",
+    "no-metric": "no metric is known for the task '{task}': fidelity is measured, accuracy is not",
+    "more-threads-than-cores": "{threads} threads share {cores} cores",
+    "no-counts-with-threads": "instructions are not counted with several threads, because waiting threads count too",
+    "busy": "the device was busy (load {load:.1f} on {cores} cores): latency is higher and less steady than it can be",
+    "run-peak-includes-load": "this kernel cannot restart the memory peak: the run peak includes the load",
     "torn-line": "the last line of measurements.jsonl was torn by a crash: that cell has no figures; --resume redoes it",
 }
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 import traceback
@@ -14,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgekit import __version__, errors
-from edgekit.errors import EdgekitError, UserError, unknown
+from edgekit.errors import ConvertError, EdgekitError, SetupError, UserError, unknown
 
 if TYPE_CHECKING:
     from edgekit.report import Report
@@ -52,6 +55,7 @@ Profile, compare and gate ML models on edge devices, with numbers one can trust.
 example:
   edgekit profile --device pi4
 """
+TAIL_LINES = 8
 EXIT_CODES = (
     "exit codes: 0 all well, 2 bad input, 3 device or set-up, 4 some cells failed, 130 interrupted, 70 a bug of ours"
 )
@@ -139,7 +143,11 @@ def build_parser() -> Parser:
         "--device", "-d", metavar="NAME", help="a name of `edgekit devices`, or a profile .toml (default: pi4)"
     )
     profile.add_argument(
-        "--runtime", "-r", type=names, metavar="A,B", help="runtimes to compare, or all (default: all of the device's)"
+        "--runtime",
+        "-r",
+        type=names,
+        metavar="A,B",
+        help="runtimes to compare, or all (default: all of the device's); litert and ort are understood",
     )
     profile.add_argument(
         "--precision", "-p", type=names, metavar="A,B", help="fp32, int8, int8_io ... (default: fp32,int8)"
@@ -157,7 +165,9 @@ def build_parser() -> Parser:
         "--output", "-o", metavar="DIR", default="results", help="where runs are written (default: results)"
     )
     profile.add_argument(
-        "--resume", metavar="RUN", help="finish an earlier run: its name, the beginning of it, or last"
+        "--resume",
+        metavar="RUN",
+        help="finish an earlier run: its name, the beginning of it, or last; MODEL and --device only when they lie elsewhere now",
     )
     profile.add_argument("--json", action="store_true", help="the machine form on stdout, and nothing else there")
     profile.add_argument("--quiet", "-q", action="store_true", help="no progress on stderr")
@@ -181,16 +191,16 @@ def print_json(value: Any) -> None:
 
 def run_profile(args: argparse.Namespace) -> int:
     """edgekit profile"""
-    chosen = (args.model, args.device, args.runtime, args.precision, args.threads, args.samples)
-    if args.resume is not None and any(value is not None for value in chosen):
-        raise UserError("--resume takes the model, device and matrix of the earlier run", "leave the other options out")
+    matrix = (args.runtime, args.precision, args.threads, args.samples, args.launches, args.calls, args.max_seconds)
+    if args.resume is not None and any(value is not None for value in matrix):
+        raise UserError("--resume takes the matrix of the earlier run", "leave the other options out")
     from edgekit import bench, plan
     from edgekit.progress import Progress
     from edgekit.report import Report
 
     request = plan.Request(
-        model="digits_cnn" if args.model is None else args.model,
-        device="pi4" if args.device is None else args.device,
+        model=args.model,
+        device=args.device,
         runtimes=args.runtime,
         precisions=args.precision or ("fp32", "int8"),
         threads=args.threads or (1,),
@@ -200,20 +210,27 @@ def run_profile(args: argparse.Namespace) -> int:
         effort={"launches": args.launches, "calls": args.calls, "max_seconds": args.max_seconds},
     )
     started: list[Run] = []
+    report: Report | None = None
     with Progress(quiet=args.quiet) as progress:
         try:
-            run = bench.run(request, progress.say, started.append)
-        except KeyboardInterrupt:
+            report = Report.of(bench.run(request, progress.say, started.append))
+            code = errors.EXIT_CELLS if report.failed else errors.EXIT_OK
+        except (KeyboardInterrupt, EdgekitError) as error:
             progress.close()
-            return interrupted(started, args)
-        except EdgekitError as error:
-            progress.close()
-            explain(error)
-            keep(started, args)
-            return error.exit_code
-    report = Report.of(run)
-    present(report, args)
-    return errors.EXIT_CELLS if report.failed else errors.EXIT_OK
+            code = unfinished(error, started, args)
+            report = Report.of(started[0]) if started and started[0].lines else None
+    if report is None:
+        return code
+    try:
+        present(report, args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence(sys.stdout)  # the reader has seen enough; what happened to the cells still decides the exit code
+    except OSError as error:
+        silence(sys.stdout)
+        explain(SetupError(f"cannot write the report: {error.strerror}", f"the run is kept in {report.path}"))
+        return errors.EXIT_DEVICE
+    return code
 
 
 def present(report: Report, args: argparse.Namespace) -> None:
@@ -225,32 +242,31 @@ def present(report: Report, args: argparse.Namespace) -> None:
 
     from edgekit.report.table import show
 
-    wide = None if sys.stdout.isatty() else 100
-    show(report, Console(width=wide, highlight=False))
+    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    with console.capture() as drawn:  # rich would end the process by itself when the reader is gone
+        show(report, console)
+    print(drawn.get(), end="")
 
 
-def keep(started: list[Run], args: argparse.Namespace) -> int:
-    """Say which finished cells are kept, and how to go on; the number of cells kept."""
-    if not started:
-        return 0
-    run = started[0]
-    kept = len(run.lines)
-    complain(f"{kept} of {len(run.header['plan']['cells'])} cells are kept in {run.path}")
-    complain(
-        f"go on with: edgekit profile --resume {run.path.name}"
-        + ("" if args.output == "results" else f" --output {args.output}")
-    )
-    return kept
-
-
-def interrupted(started: list[Run], args: argparse.Namespace) -> int:
-    """Ctrl-C: show what is finished, lose nothing."""
-    from edgekit.report import Report
-
-    complain("interrupted")
-    if keep(started, args):
-        present(Report.of(started[0]), args)
-    return errors.EXIT_INTERRUPTED
+def unfinished(error: BaseException, started: list[Run], args: argparse.Namespace) -> int:
+    """Say why a run ended early, which of its cells are kept and how to go on; the exit code."""
+    if isinstance(error, EdgekitError):
+        explain(error)
+        code = error.exit_code
+    else:
+        complain("interrupted")
+        code = errors.EXIT_INTERRUPTED
+    if started:
+        run = started[0]
+        complain(f"{len(run.lines)} of {len(run.header['plan']['cells'])} cells are kept in {run.path}")
+        again = ["edgekit", "profile", "--resume", run.path.name]
+        # Only the name of a file from elsewhere is kept in a run, so it has to be given again.
+        again += [args.model] if args.model and args.model != run.header["plan"]["model"] else []
+        again += ["--device", args.device] if args.device and args.device != run.header["plan"]["device"] else []
+        again += ["--output", str(run.path.parent)] if str(run.path.parent) != "results" else []
+        again += ["--cache-dir", args.cache_dir] if args.cache_dir else []
+        complain(f"go on with: {shlex.join(again)}")
+    return code
 
 
 def run_devices(args: argparse.Namespace) -> int:
@@ -324,26 +340,49 @@ def run_completion(args: argparse.Namespace) -> int:
 
 
 def complain(text: str) -> None:
-    """One line on stderr."""
-    print(f"edgekit: {text}", file=sys.stderr)
+    """One line on stderr; no matter when nobody reads it."""
+    with contextlib.suppress(OSError):
+        print(f"edgekit: {text}", file=sys.stderr, flush=True)
 
 
 def explain(error: EdgekitError) -> None:
-    """An error as the user sees it: what happened, and below it what to do."""
+    """An error as the user sees it: what happened, below it what to do, and the last words of a tool that failed."""
     complain(error.message)
-    for line in error.hint.splitlines():
-        print(f"  {line}", file=sys.stderr)
+    tail = error.log_tail.splitlines()[-TAIL_LINES:] if isinstance(error, ConvertError) else []
+    with contextlib.suppress(OSError):
+        for line in [*error.hint.splitlines(), *(f"| {line}" for line in tail)]:
+            print(f"  {line}", file=sys.stderr)
 
 
-def on_terminate(*_: object) -> NoReturn:
-    """SIGTERM ends a run as Ctrl-C does: children gone, finished cells kept."""
+def on_signal(*_: object) -> NoReturn:
+    """Ctrl-C and SIGTERM end a run alike: children gone, finished cells kept. What follows cannot disturb that any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+def silence(stream: Any) -> None:
+    """Let what is still buffered for a broken stream go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def prepare_streams() -> None:
+    """Streams that were closed lead nowhere; characters that the user's encoding lacks are escaped, not fatal."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+        stream = getattr(sys, name)
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    prepare_streams()
     try:
-        signal.signal(signal.SIGTERM, on_terminate)
+        signal.signal(signal.SIGTERM, on_signal)
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # a background job stays deaf to Ctrl-C
+            signal.signal(signal.SIGINT, on_signal)
         args = parse(argv)
         if args.command is None:
             return errors.EXIT_OK
@@ -359,9 +398,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain("interrupted")
         return errors.EXIT_INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
         return errors.EXIT_OK
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            return bug()
+        silence(sys.stdout)
+        complain(f"cannot write: {error.strerror}{f': {error.filename}' if error.filename else ''}")
+        return errors.EXIT_DEVICE
     except Exception:
-        traceback.print_exc()
-        complain("this is a bug in edgekit: please report the lines above")
-        return errors.EXIT_BUG
+        return bug()
+
+
+def bug() -> int:
+    """What is nobody's fault but ours: the traceback, and a request."""
+    traceback.print_exc()
+    complain("this is a bug in edgekit: please report the lines above")
+    return errors.EXIT_BUG

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import platform
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from edgekit import plugins
+from edgekit.cache import is_file
 from edgekit.errors import UserError, unknown
 from edgekit.types import Device
 
 PACKAGE = Path(__file__).parent
-ARCHS = ("x86_64", "aarch64", "armv7", "host")
+ARCHS = ("x86_64", "aarch64", "host")
 
 # table -> key -> type. "" is the top level. device_profiles/_reference.toml shows each with a comment (tested).
 KEYS: dict[str, dict[str, type]] = {
@@ -29,6 +31,14 @@ KEYS: dict[str, dict[str, type]] = {
                "threads": int},
 }  # fmt: skip
 REQUIRED = ("description", "arch", "transport", "runtimes")
+# What the emulator cannot do without; the rest of [emulation] may be left out.
+REQUIRED_TO_EMULATE = {
+    "emulation": tuple(key for key in KEYS["emulation"] if key != "kernel"),
+    "emulation.cpuinfo": tuple(KEYS["emulation.cpuinfo"]),
+}
+AT_LEAST_1 = ("connection.port", "emulation.cores", "emulation.memory_mb", "emulation.frequency_khz", "limits.threads")
+# transport -> the architectures it reaches; the others reach all
+REACHES = {"emulator": ("aarch64",), "local": ("host", platform.machine())}
 
 
 def folder(name: str) -> Path:
@@ -46,7 +56,7 @@ def device(name: str) -> Device:
     """A device by profile name or by the path of a .toml file. Raises UserError with file, line and key."""
     path = Path(name)
     if path.suffix == ".toml":
-        if not path.is_file():
+        if not is_file(path):
             raise UserError(
                 f"there is no device profile '{name}'", "give the path of a .toml file, or a name of `edgekit devices`"
             )
@@ -76,6 +86,7 @@ def read(path: Path) -> Device:
     check_choice(path, text, "transport", data["transport"], plugins.names("transport"))
     for runtime in data["runtimes"]:
         check_choice(path, text, "runtimes", runtime, plugins.names("runtime"))
+    check_reach(path, text, data)
     return Device(
         name=path.stem,
         description=data["description"],
@@ -120,10 +131,33 @@ def check_table(path: Path, text: str, table: str, data: dict[str, Any]) -> None
             raise UserError(
                 f"{where}: '{full}' must be {article(wanted)}, not {value!r}", "_reference.toml shows every key"
             )
+        if full in AT_LEAST_1 and value < 1:
+            raise UserError(f"{where}: '{full}' must be at least 1, not {value}", "_reference.toml shows every key")
         if isinstance(value, dict):
             check_table(path, text, full, value)
         if isinstance(value, list) and not (value and all(isinstance(item, str) for item in value)):
             raise UserError(f"{where}: '{full}' must be a list of names", "_reference.toml shows every key")
+
+
+def check_reach(path: Path, text: str, data: dict[str, Any]) -> None:
+    """The transport reaches this architecture, and the emulator is told all it needs."""
+    transport, arch = data["transport"], data["arch"]
+    reached = REACHES.get(transport, ARCHS)
+    if arch not in reached:
+        message = f"the transport '{transport}' does not reach the arch '{arch}'"
+        raise UserError(f"{path.name}:{line_of(text, '', 'arch')}: {message}", f"it reaches: {', '.join(reached)}")
+    if transport != "emulator":
+        return
+    if "emulation" not in data:
+        where = f"{path.name}:{line_of(text, '', 'transport')}"
+        raise UserError(f"{where}: the emulator needs the table [emulation]", "_reference.toml shows it")
+    for table, keys in REQUIRED_TO_EMULATE.items():
+        outer, _, name = table.rpartition(".")
+        given = data[outer][name] if outer else data[name]
+        for key in keys:
+            if key not in given:
+                where = f"{path.name}:{line_of(text, outer, name)}"
+                raise UserError(f"{where}: the emulator needs '{table}.{key}'", "_reference.toml shows every key")
 
 
 def article(kind: type) -> str:

@@ -103,12 +103,6 @@ def reference(model: Model, framework: str, say: Say | None = None) -> np.ndarra
     return cache.fetch(cache.cache_dir() / "references" / key, make, _read_reference, what, say)
 
 
-def options(format_: str) -> Mapping[str, tuple[str, ...]]:
-    """The options of a format: {name: allowed values, the default first}."""
-    found: Mapping[str, tuple[str, ...]] = plugins.load("converter", format_).OPTIONS
-    return found
-
-
 def convert_in_worker(request: Json) -> Json:
     """In a worker: build the source, convert it, check the file."""
     model = sources.load(request["recipe"])
@@ -125,7 +119,10 @@ def convert_in_worker(request: Json) -> Json:
 
 
 def reference_in_worker(request: Json) -> Json:
-    """In a worker: run the source model on each test input by itself, as an artifact of batch 1 does."""
+    """In a worker: run the source model on each test input by itself, as an artifact of batch 1 does.
+
+    Raises ConvertError when the outputs are such that nothing can be compared with them.
+    """
     import numpy as np
 
     model = sources.load(request["recipe"])
@@ -133,15 +130,20 @@ def reference_in_worker(request: Json) -> Json:
     built = sources.build(model, framework, Path(request["weights"]) if request["weights"] else None)
     spec = sources.input_of(model, framework)
     x = data.to_layout(data.load(model).x, model.input.layout, spec.layout)
-    run = _runner(built, framework, spec)
+    run = _runner(model, built, framework, spec)
     outputs = np.concatenate([run(row[None]) for row in x]).astype(np.float32)
+    wild = int(np.sum(~np.isfinite(outputs)))
+    if wild or not outputs.any():
+        what = f"are not finite: {wild} of {outputs.size} values" if wild else f"are all zero, on {len(x)} inputs"
+        hint = "no conversion is at fault: look at the weights, and at the range of the inputs that data() gives"
+        raise ConvertError(f"{model.source.name}: the float outputs of the source itself {what}", hint)
     place = Path(request["folder"])
-    np.save(place / "outputs.npy", outputs)
+    data.save(place / "outputs.npy", outputs)
     (place / "sha256").write_text(cache.file_sha256(place / "outputs.npy"), "ascii")
     return {"shape": list(outputs.shape)}
 
 
-def _runner(built: Any, framework: str, spec: TensorSpec) -> Callable[[np.ndarray], np.ndarray]:
+def _runner(model: Model, built: Any, framework: str, spec: TensorSpec) -> Callable[[np.ndarray], np.ndarray]:
     """A function from one float input [1, ...] to the model's float output [1, ...]."""
     import numpy as np
 
@@ -150,8 +152,7 @@ def _runner(built: Any, framework: str, spec: TensorSpec) -> Callable[[np.ndarra
 
         def run_torch(x: np.ndarray) -> np.ndarray:
             with torch.no_grad():
-                result: np.ndarray = built(torch.from_numpy(np.ascontiguousarray(x))).numpy()
-            return result
+                return sources.one_output(model, built(torch.from_numpy(np.ascontiguousarray(x))))
 
         return run_torch
     if framework == "keras":
@@ -159,7 +160,7 @@ def _runner(built: Any, framework: str, spec: TensorSpec) -> Callable[[np.ndarra
 
         signature = tf.TensorSpec(spec.shape, tf.float32)
         function = tf.function(lambda x: built(x, training=False)).get_concrete_function(signature)
-        return lambda x: np.asarray(function(tf.constant(x)))
+        return lambda x: sources.one_output(model, function(tf.constant(x)))
     return lambda x: x.reshape(1, -1)
 
 
@@ -230,7 +231,7 @@ def check_file(path: Path) -> str:
     for format_ in plugins.names("converter"):
         converter = plugins.load("converter", format_)
         if path.suffix == converter.SUFFIX:
-            if not path.is_file():
+            if not cache.is_file(path):
                 raise UserError(f"there is no model file at {path}")
             converter.check(path)
             return format_

@@ -4,6 +4,7 @@ accuracy against labels and fidelity against the float model. Runs no model."""
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import json
 import math
 from collections.abc import Callable
@@ -28,7 +29,7 @@ SQNR_CAP_DB = 200.0
 
 @dataclass(frozen=True)
 class Data:
-    """Inputs in the recipe's layout: `calibration` and `x` float32 [N, ...], `y` int64 [N] or None, class `names` or ().
+    """Inputs in the recipe's layout: `calibration` and `x` float32 [N, ...], `y` int64 [N] or None.
 
     `origin` is "recipe", or "random" when the recipe has no data() and edgekit drew the inputs.
     """
@@ -36,7 +37,6 @@ class Data:
     calibration: np.ndarray
     x: np.ndarray
     y: np.ndarray | None
-    names: tuple[str, ...]
     origin: str
 
 
@@ -56,13 +56,13 @@ def _read(place: Path) -> Data | None:
             if cache.file_sha256(place / f"{name}.npy") != sha256:
                 return None
             arrays[name] = np.load(place / f"{name}.npy", allow_pickle=False)
-        return Data(arrays["calibration"], arrays["x"], arrays.get("y"), tuple(about["names"]), about["origin"])
+        return Data(arrays["calibration"], arrays["x"], arrays.get("y"), about["origin"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def describe(model: Model, say: Callable[[str], None] | None = None) -> Json:
-    """{"origin", "names", "sha256": {array: hash}, "shapes"} of a recipe's data, without loading the arrays."""
+    """{"origin", "sha256": {array: hash}, "shapes"} of a recipe's data, without loading the arrays."""
     return _entry(model, _read_about, say)
 
 
@@ -103,11 +103,11 @@ def make_data(request: Json) -> Json:
     where = f"{model.source.name}: data()"
     origin = "recipe" if hasattr(sources.execute(model.source), "data") else "random"
     given = sources.call(model, "data") if origin == "recipe" else _random(model.input)
-    if not isinstance(given, dict) or not {"calibration", "x"} <= set(given) <= {"calibration", "x", "y", "names"}:
+    if not isinstance(given, dict) or not {"calibration", "x"} <= set(given) <= {"calibration", "x", "y"}:
         raise UserError(f"{where} must return a dict with calibration, x and, where there are labels, y", sources.HELP)
     arrays = {}
     for name in ("calibration", "x"):
-        array = np.ascontiguousarray(given[name])
+        array = np.ascontiguousarray(_array(given[name], f"{where}: {name}"))
         if array.dtype.kind != "f" or array.shape[1:] != model.input.shape[1:] or len(array) == 0:
             expected = f"float32 (N, {', '.join(map(str, model.input.shape[1:]))})"
             raise UserError(f"{where}: {name} is {array.dtype} {array.shape}, INPUT asks for {expected}", sources.HELP)
@@ -115,7 +115,7 @@ def make_data(request: Json) -> Json:
             raise UserError(f"{where}: {name} has values that are not finite")
         arrays[name] = array.astype(np.float32)
     if given.get("y") is not None:
-        y = np.asarray(given["y"])
+        y = _array(given["y"], f"{where}: y")
         if y.dtype.kind not in "iu" or y.shape != (len(arrays["x"]),):
             raise UserError(
                 f"{where}: y is {y.dtype} {y.shape}, it must be one whole number for each of the {len(arrays['x'])} inputs"
@@ -127,15 +127,33 @@ def make_data(request: Json) -> Json:
         message = f"{where}: {shared} of {len(arrays['calibration'])} calibration inputs are test inputs"
         raise UserError(message, "calibrate with training data; otherwise the accuracy after quantization is flattered")
     for name, array in arrays.items():
-        np.save(place / f"{name}.npy", array)
+        save(place / f"{name}.npy", array)
     about = {
         "origin": origin,
-        "names": [str(name) for name in given.get("names", ())],
         "sha256": {name: cache.file_sha256(place / f"{name}.npy") for name in arrays},
         "shapes": {name: list(array.shape) for name, array in arrays.items()},
     }
     (place / "data.json").write_text(json.dumps(about), "utf-8")
     return about
+
+
+def _array(value: object, what: str) -> np.ndarray:
+    """What data() gave as an array. Raises UserError when it is none, for instance rows of different lengths."""
+    import numpy as np
+
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{what} is no array: {error}", sources.HELP) from error
+
+
+def save(path: Path, array: np.ndarray) -> None:
+    """Write an array as .npy. np.save to a path tells a full disk by an OSError that has no errno."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    path.write_bytes(buffer.getbuffer())
 
 
 def _random(spec: TensorSpec) -> dict[str, np.ndarray]:
@@ -195,11 +213,16 @@ def decode(raw: bytes | memoryview, spec: TensorSpec) -> np.ndarray:
 def accuracy(outputs: np.ndarray, y: np.ndarray) -> Json:
     """Top-1 accuracy of outputs [N, classes] against labels [N], with its Wilson 95 % interval.
 
-    A row with a value that is not finite counts as wrong.
+    A row with a value that is not finite counts as wrong. Raises UserError for a label that no output stands for.
     """
     import numpy as np
 
     rows = outputs.reshape(len(outputs), -1)
+    classes, least, largest = rows.shape[1], int(y.min()), int(y.max())
+    if least < 0 or largest >= classes:
+        label = f"the largest label is {largest}" if largest >= classes else f"the smallest label is {least}"
+        hint = f"y of data() must hold whole numbers from 0 to {classes - 1}"
+        raise UserError(f"{label}, but the model has {classes} outputs", hint)
     finite = np.isfinite(rows).all(axis=1)
     correct = int(np.sum((rows.argmax(axis=1) == y) & finite))
     low, high = wilson(correct, len(y))

@@ -85,11 +85,11 @@ def check_extra(what: str, packages: Iterable[str], extra: str) -> Finding:
 def check_disk(cache: Path) -> Finding:
     """Whether the cache can be written and has room."""
     folder = cache
-    while not folder.exists():
+    while not os.path.exists(folder):  # noqa: PTH110 - Path.exists raises where this user may not look
         folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if not os.access(folder, os.W_OK):
+    if not os.access(folder, os.W_OK | os.X_OK):
         return Finding("cache folder", False, "not writable", "choose another with --cache-dir or EDGEKIT_CACHE_DIR")
+    free = shutil.disk_usage(folder).free
     return Finding("free disk for the cache", free > FREE_BYTES, f"{free / 1e9:.1f} GB", "free at least 2 GB")
 
 

@@ -15,6 +15,7 @@ from edgekit.errors import UserError, unknown
 from edgekit.types import Cell, Device, Json, Model, to_json
 
 ALIASES = {"litert": "tflite", "ort": "onnxruntime"}
+MODEL, DEVICE, PRECISIONS, THREADS = "digits_cnn", "pi4", ("fp32", "int8"), (1,)
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,21 @@ class Effort:
             if device.emulated
             else cls()
         )
-        known = {f.name for f in dataclasses.fields(cls)}
+        kinds: Json = {name: type(value) for name, value in dataclasses.asdict(base).items()}
         given = {name: value for name, value in overrides.items() if value is not None}
-        changes = {name: value for name, value in {**device.limits, **given}.items() if name in known}
+        for name in given:
+            if name not in kinds:
+                raise unknown("field of the effort", name, kinds)
+        changes = {name: value for name, value in {**device.limits, **given}.items() if name in kinds}
         for name, value in changes.items():
             least = 0 if name.startswith("warmup") else 1
-            if not least <= value < float("inf"):
-                raise UserError(f"{name.replace('_', '-')} must be a number of at least {least}, not {value}")
+            what = "whole number" if kinds[name] is int else "number"
+            if (
+                not isinstance(value, (int, kinds[name]))
+                or isinstance(value, bool)
+                or not least <= value < float("inf")
+            ):
+                raise UserError(f"{name.replace('_', '-')} must be a {what} of at least {least}, not {value}")
         effort = dataclasses.replace(base, **changes)
         return dataclasses.replace(effort, min_calls=min(effort.min_calls, effort.calls))
 
@@ -51,15 +60,31 @@ class Effort:
 class Request:
     """What the user asked for; see api.profile for the fields."""
 
-    model: str
-    device: str
+    model: str | None = None
+    device: str | None = None
     runtimes: tuple[str, ...] | None = None
-    precisions: tuple[str, ...] = ("fp32", "int8")
-    threads: tuple[int, ...] = (1,)
+    precisions: tuple[str, ...] = PRECISIONS
+    threads: tuple[int, ...] = THREADS
     samples: int | None = None
     output: Path = Path("results")
     resume: str | None = None
     effort: Json = field(default_factory=dict)
+
+    def checked(self) -> Request:
+        """The same with its defaults filled in. Raises UserError for what no run can be made of."""
+        for name in ("runtimes", "precisions", "threads"):
+            if getattr(self, name) == ():
+                raise UserError(f"no {name} are left to measure", f"leave {name} out to have the default")
+        for threads in self.threads:
+            if not isinstance(threads, int) or threads < 1:
+                raise UserError(f"threads must be whole numbers of at least 1, not {threads!r}")
+        if self.samples is not None and (not isinstance(self.samples, int) or self.samples < 1):
+            raise UserError(f"samples must be a whole number of at least 1, not {self.samples!r}")
+        return dataclasses.replace(
+            self,
+            model=MODEL if self.model is None else self.model,
+            device=DEVICE if self.device is None else self.device,
+        )
 
 
 def recipe(name: str) -> Model:
@@ -90,10 +115,8 @@ def expand(model: Model, device: Device, request: Request) -> list[Cell]:
             raise unknown("precision", precision, every)
     most = int(device.limits.get("threads", 0))
     for threads in request.threads:
-        if threads < 1 or (most and threads > most):
-            raise UserError(
-                f"--threads {threads} is not possible on {device.name}", f"1 to {most}" if most else "at least 1"
-            )
+        if most and threads > most:
+            raise UserError(f"{threads} threads are not possible on {device.name}", f"1 to {most}")
     return cells
 
 
@@ -128,25 +151,32 @@ def header(request: Request, model: Model, device: Device, effort: Effort, cells
     }
 
 
-def portable(name: str) -> str:
-    """A name as it is; a path relative to the working directory, so that no run tells where it was made."""
-    return os.path.relpath(name) if os.sep in name else name
+def portable(name: str | None) -> str:
+    """A name as it is; a path relative to the working directory, and below it: no run tells where it was made."""
+    assert name is not None
+    if os.sep not in name:
+        return name
+    relative = os.path.relpath(name)
+    return Path(name).name if relative.startswith(os.pardir) else relative
 
 
-def request_of(earlier: store.Run, output: Path) -> Request:
-    """What was asked for when an earlier run was started."""
+def request_of(earlier: store.Run, given: Request) -> Request:
+    """What was asked for when an earlier run was started; model and device may have been given again, from elsewhere."""
     plan = earlier.header["plan"]
-    return Request(
-        model=plan["model"],
-        device=plan["device"],
-        runtimes=tuple(plan["runtimes"]),
-        precisions=tuple(plan["precisions"]),
-        threads=tuple(plan["threads"]),
-        samples=plan.get("samples"),
-        output=output,
-        resume=earlier.path.name,
-        effort=plan["effort"],
-    )
+    try:
+        return Request(
+            model=plan["model"] if given.model is None else given.model,
+            device=plan["device"] if given.device is None else given.device,
+            runtimes=tuple(plan["runtimes"]),
+            precisions=tuple(plan["precisions"]),
+            threads=tuple(plan["threads"]),
+            samples=plan.get("samples"),
+            output=given.output,
+            resume=earlier.path.name,
+            effort=plan["effort"],
+        )
+    except (KeyError, TypeError) as error:
+        raise UserError(f"run.json of {earlier.path.name} lacks its plan: {error}", "start a new run") from error
 
 
 def check_alike(earlier: store.Run, now: Json) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from types import TracebackType
@@ -11,10 +12,11 @@ class Progress:
     """Shows the current step and the time since the start. Use as a context manager."""
 
     def __init__(self, quiet: bool) -> None:
-        self.plain = not quiet and not sys.stderr.isatty()
+        terminal = sys.stderr.isatty()
+        self.plain = not quiet and not terminal
         self.started = time.monotonic()
         self.bar = None
-        if not quiet and sys.stderr.isatty():
+        if not quiet and terminal:
             from rich.console import Console
             from rich.progress import Progress as Bar
             from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -38,7 +40,8 @@ class Progress:
         if self.bar:
             self.bar.update(self.task, description=text)
         elif self.plain:
-            print(f"[{time.monotonic() - self.started:6.1f} s] {text}", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # whoever read our stderr may be gone; the work goes on
+                print(f"[{time.monotonic() - self.started:6.1f} s] {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Take the live line away, so that something else can be printed; safe to call twice."""

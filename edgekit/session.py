@@ -119,9 +119,9 @@ class Session:
     ) -> None:
         self.close()
 
-    def push(self, path: Path, suffix: str = "") -> str:
+    def push(self, path: Path) -> str:
         """Put a file on the device under its content's hash; returns its name there."""
-        remote = f"blobs/{file_sha256(path)}{suffix or path.suffix}"
+        remote = f"blobs/{file_sha256(path)}{path.suffix}"
         self.transport.push(path, remote)
         return remote
 

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import errno
+import functools
 import importlib.metadata
 import json
+import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit import cache, config, errors, worker
 from edgekit.errors import ConvertError, SetupError, UserError
 from edgekit.types import Json, Model, TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # framework -> (the recipe's function, the layout of its image inputs)
 FRAMEWORKS = {"torch": ("torch_model", "NCHW"), "keras": ("keras_model", "NHWC"), "fake": ("fake_model", None)}
@@ -44,8 +50,10 @@ def load(name_or_path: str) -> Model:
     Raises UserError with file and line when the file does not run, lacks a name or has one of the wrong type.
     """
     if "/" in name_or_path or name_or_path.endswith(".py"):
-        path = Path(name_or_path).expanduser()
-        if not path.is_file():
+        path = Path(name_or_path)
+        with contextlib.suppress(RuntimeError):  # "~" of a user without a home folder is a name like any other
+            path = path.expanduser()
+        if not cache.is_file(path):
             raise UserError(f"there is no model recipe at {name_or_path}", f"known by name: {', '.join(names())}")
     else:
         path = folder() / f"{name_or_path}.py"
@@ -82,28 +90,39 @@ def load(name_or_path: str) -> Model:
 
 
 def execute(path: Path) -> ModuleType:
-    """Run a recipe's file and return it as a module. Raises UserError with file and line when it does not run."""
+    """A recipe's file as a module, run once for each content. Raises UserError with file and line when it does not run."""
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    return _run(path, text)
+
+
+@functools.lru_cache(maxsize=32)
+def _run(path: Path, text: str) -> ModuleType:
     module = ModuleType(f"edgekit_recipe_{path.stem}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # dataclasses and pickles look their module up
     try:
         # Compiled here and not imported: no __pycache__ beside the user's file, and never a stale one.
-        exec(compile(path.read_text("utf-8"), str(path), "exec"), module.__dict__)
+        exec(compile(text, str(path), "exec"), module.__dict__)
     except SyntaxError as error:
         raise UserError(f"{path} line {error.lineno}: {error.msg}", HELP) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    except Exception as error:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        line = f" line {frames[-1].lineno}" if frames else ""
-        raise UserError(f"{path}{line}: {type(error).__name__}: {error}", HELP) from error
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{path}{_line(path, error)}: {type(error).__name__}: {error}", HELP) from error
     return module
+
+
+def _line(path: Path, error: BaseException) -> str:
+    """The line of a file in which an error came up, as " line 7"; empty when none of its lines took part."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f" line {frames[-1].lineno}" if frames else ""
 
 
 def call(model: Model, function: str) -> Any:
     """Call one function of a recipe; its folder is importable meanwhile.
 
-    Raises ConvertError naming the recipe and the line when it fails, SetupError when it lacks a package.
+    Raises UserError naming the recipe and the line when it fails, SetupError when it lacks a package.
     """
     place = str(model.source.parent)
     sys.path.append(place)
@@ -114,16 +133,12 @@ def call(model: Model, function: str) -> Any:
     except ModuleNotFoundError as error:
         message = f"{model.source.name}: {function}() needs the Python package '{error.name}', which is not installed"
         raise SetupError(message, "pip install 'edgekit[all]' brings what the models of edgekit need") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
-        traceback.print_exc()
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(model.source)]
-        line = f" line {frames[-1].lineno}" if frames else ""
         reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else "no message"
-        raise ConvertError(
-            f"{model.source.name}{line}: {function}() failed: {type(error).__name__}: {reason}"
-        ) from error
+        where = f"{model.source.name}{_line(model.source, error)}"
+        raise UserError(f"{where}: {function}() failed: {type(error).__name__}: {reason}", HELP) from error
     finally:
         sys.path.remove(place)
 
@@ -208,7 +223,7 @@ def make_weights(request: Json) -> Json:
     built = build(model, "torch", path)
     x = np.random.default_rng(0).normal(0.0, 1.0, (4, *input_of(model, "torch").shape[1:])).astype(np.float32)
     with torch.no_grad():
-        y = np.concatenate([built(torch.from_numpy(row[None])).numpy() for row in x])
+        y = np.concatenate([one_output(model, built(torch.from_numpy(row[None]))) for row in x])
     np.savez(place / "check.npz", x=x, y=y)
     (place / "weights.json").write_text(json.dumps({"sha256": cache.file_sha256(path)}), "utf-8")
     return {"arrays": len(state)}
@@ -230,6 +245,15 @@ def build(model: Model, framework: str, weights_path: Path | None) -> Any:
     if framework == "keras":
         _load_keras(model, built, weights_path)
     return built
+
+
+def one_output(model: Model, result: Any) -> np.ndarray:
+    """What a torch or Keras model returned, as an array. Raises UserError for anything but one tensor."""
+    if not hasattr(result, "numpy"):
+        message = f"{model.source.name}: the model returns a {type(result).__name__}; one output tensor is needed"
+        raise UserError(message, "return the tensor itself, for instance the class scores")
+    array: np.ndarray = result.numpy()
+    return array
 
 
 def _load_torch(model: Model, built: Any, weights_path: Path | None) -> Any:
@@ -262,7 +286,7 @@ def _load_keras(model: Model, built: Any, weights_path: Path | None) -> None:
     twins.copy_weights(_arrays(weights_path), built)
     check = _arrays(weights_path.with_name("check.npz"))
     x = np.moveaxis(check["x"], 1, -1) if model.input.layout else check["x"]
-    difference = twins.difference(np.asarray(built(x, training=False)), check["y"])
+    difference = twins.difference(one_output(model, built(x, training=False)), check["y"])
     if not difference <= twins.TOLERANCE:
         message = (
             f"'{model.name}': the outputs of its Keras form differ from those of its torch form by {difference:.1%}"
@@ -333,7 +357,7 @@ def _extra_files(path: Path, value: Any, lines: Mapping[str, int]) -> None:
     if not isinstance(value, (tuple, list)) or not all(isinstance(name, str) for name in value):
         raise _wrong(path, lines, "FILES", "must be a tuple of paths")
     for name in value:
-        if not (path.parent / name).exists():
+        if not os.path.exists(path.parent / name):  # noqa: PTH110 - Path.exists raises where this user may not look
             raise _wrong(path, lines, "FILES", f"names '{name}', which does not exist in {path.parent}")
 
 

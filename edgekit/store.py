@@ -112,6 +112,8 @@ def read_lines(path: Path) -> tuple[list[Json], bool]:
 
 def find(parent: Path, name: str) -> Path:
     """A run's folder by path, by name, or by an unambiguous beginning of its name; `last` is the newest."""
+    if not name:
+        raise UserError("the name of a run is empty", "give its name, the beginning of it, or last")
     direct = Path(name)
     if (direct / "run.json").is_file():
         return direct

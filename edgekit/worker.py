@@ -14,6 +14,7 @@ import ctypes
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from edgekit.types import Json
 LOG_TAIL_LINES = 40
 LOG_TAIL_BYTES = 8000
 HEARTBEAT_S = 30.0
+COLOURS = re.compile(r"\x1b\[[0-9;:?]*[ -/]*[@-~]")  # ECMA-48 control sequences
 
 # The same answer on every host, without the pages that the tools print at start-up.
 ENVIRONMENT = {
@@ -128,7 +130,7 @@ def _tail(log: Path) -> str:
     """The last lines of the child's output, as text."""
     with log.open("rb") as stream:
         stream.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
-        lines = stream.read().decode("utf-8", "replace").splitlines()
+        lines = printable(stream.read().decode("utf-8", "replace")).splitlines()
     return "\n".join(collections.deque((line.rstrip() for line in lines if line.strip()), LOG_TAIL_LINES))
 
 
@@ -158,18 +160,22 @@ def _death_by_signal(what: str, number: int, tail: str) -> WorkerCrashed:
 
 def _rebuild(error: Mapping[str, str], what: str, tail: str) -> EdgekitError:
     """The exception that the child described, with its class where that is one of ours."""
-    kind = getattr(errors, error["class"], None)
-    message, hint = error["message"], error.get("hint", "")
-    if error["class"] == "MemoryError":
+    message, hint = printable(error["message"]), printable(error.get("hint", ""))
+    if error.get("foreign") == "MemoryError":
         return WorkerCrashed(f"{what} ran out of memory", "use a machine with more memory", tail)
-    if not (isinstance(kind, type) and issubclass(kind, EdgekitError)):
-        return ConvertError(f"{what} failed: {error['class']}: {message}", hint, tail)
+    if "foreign" in error:  # torch has a UserError too
+        return ConvertError(f"{what} failed: {error['foreign']}: {message}", hint, tail)
+    kind: type[EdgekitError] = getattr(errors, error["class"])
     if issubclass(kind, ConvertError):
-        return kind(message, hint, error.get("log_tail") or tail)
+        return kind(message, hint, printable(error.get("log_tail", "")) or tail)
     if kind is errors.AgentError:
         return errors.AgentError(error.get("kind", "internal"), message, hint)
-    rebuilt: EdgekitError = kind(message, hint)
-    return rebuilt
+    return kind(message, hint)
+
+
+def printable(text: str) -> str:
+    """A tool's words without what would colour or move a terminal; lines stay lines."""
+    return "".join(mark if mark.isprintable() or mark in "\t\n" else "?" for mark in COLOURS.sub("", text))
 
 
 def _describe(error: BaseException) -> Json:
@@ -178,11 +184,15 @@ def _describe(error: BaseException) -> Json:
         extra = {name: getattr(error, name) for name in ("log_tail", "kind") if hasattr(error, name)}
         return {"class": type(error).__name__, "message": error.message, "hint": error.hint, **extra}
     traceback.print_exception(error)
+    # Exporters wrap the reason in advice of their own: "Failed to export. This is step 1 of 3 ..."
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, EdgekitError):
+        return _describe(error)
     last_line = traceback.format_exception_only(error)[-1].strip()
-    name = type(error).__name__
-    # "package.SomeError: the first line" -> "the first line"; tools put whole graphs into later lines.
+    # Only the first line: tools put whole graphs into later ones.
     message = str(error).strip().splitlines()[0][:300] if str(error).strip() else last_line
-    return {"class": name, "message": message}
+    return {"foreign": type(error).__name__, "message": message}
 
 
 def _die_with_parent() -> None:
@@ -199,7 +209,7 @@ def main(folder: Path) -> None:
     module, _, name = order["function"].partition(":")
     answer: Json
     try:
-        with disk_errors("the result"):
+        with disk_errors("the result", foreign=True):
             result = getattr(importlib.import_module(module), name)(order["request"])
         if not isinstance(result, dict):
             raise TypeError(f"{order['function']} returned {type(result).__name__}, not a JSON object")

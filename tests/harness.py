@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -16,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from edgekit import session
 from edgekit.converters import fake
@@ -112,6 +115,21 @@ class CommandLine:
             except OSError:
                 continue
         return found
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Nothing in a folder can be looked at from now on, not even by root, whom permissions do not stop."""
+
+    def guarded(real: Callable[..., Any]) -> Callable[..., Any]:
+        def look(path: Any, *args: Any, **options: Any) -> Any:
+            if not isinstance(path, int) and os.fspath(path).startswith(f"{folder}/"):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+            return real(path, *args, **options)
+
+        return look
+
+    for name in ("stat", "lstat", "mkdir", "open"):
+        monkeypatch.setattr(os, name, guarded(getattr(os, name)))
 
 
 def wait_gone(pid: int) -> bool:

@@ -85,6 +85,8 @@ class Launch:
             "model_file_bytes": os.path.getsize(model),
             "model_mapped": memory_of.is_mapped(model),
         }
+        if not self.meter.restartable:
+            result["run_peak_includes_load"] = True
         if "anonymous" in run_peak:
             result["anonymous_peak_bytes"] = max(self.load_peak["anonymous"], run_peak["anonymous"])
         return result
@@ -182,12 +184,12 @@ class Stopwatch:
             rows = [[value * batch for value in self.loaded.counts] for _ in range(samples)]
         return times, rows
 
-    def overhead(self):
-        """Instruction counts of one empty batch of one call: what the loop itself adds to every sample."""
+    def overhead(self, batch):
+        """Instruction counts of a batch of empty calls: what the loop itself adds to every sample."""
         if not self.counting:
             return None
         address = ctypes.cast(self.library.edgekit_nothing, ctypes.c_void_p).value
-        _, rows = self.loop(address, (), 0, 5, 1)
+        _, rows = self.loop(address, (), 0, 5, batch)
         return min(rows)
 
 
@@ -242,5 +244,5 @@ def measure(args, emit):
     }
     if counts:
         result["counts"] = counts
-        result["counter_overhead"] = watch.overhead() or [0] * 8
+        result["counter_overhead"] = watch.overhead(batch) or [0] * 8
     return result

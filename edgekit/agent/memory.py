@@ -28,11 +28,7 @@ class KernelMeter:
 
     def __init__(self):
         self.method = "VmHWM"
-        try:
-            with open("/proc/self/clear_refs", "w") as stream:
-                stream.write("5")
-        except OSError:
-            self.method = "VmHWM, not restartable on this kernel: the run peak includes the load"
+        self.restartable = True
 
     def restart(self):
         """Start a new peak; returns what is resident now."""
@@ -40,7 +36,7 @@ class KernelMeter:
             with open("/proc/self/clear_refs", "w") as stream:
                 stream.write("5")
         except OSError:
-            pass
+            self.restartable = False
         return {"resident": status_bytes("VmRSS")}
 
     def peak(self):
@@ -52,6 +48,7 @@ class GuestMeter:
     """The guest's share of an emulated process, from the QEMU plug-in: exact, because it looks before every unmapping."""
 
     method = "guest mappings of the emulated process"
+    restartable = True
 
     def __init__(self, library):
         self.library = library

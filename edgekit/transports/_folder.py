@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -21,6 +22,17 @@ def link_or_copy(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
+def is_whole(local: Path, there: Path) -> bool:
+    """Whether each file of `local` (a file or a folder) lies at `there` with its size."""
+    files = [path for path in local.rglob("*") if not path.is_dir()] if local.is_dir() else [local]
+    try:
+        return there.exists() and all(
+            (there / path.relative_to(local)).lstat().st_size == path.lstat().st_size for path in files
+        )
+    except OSError:
+        return False
+
+
 class FolderTransport(Transport):
     """Push and pull for a device that shares this machine's disk; subclasses supply spawn."""
 
@@ -32,7 +44,7 @@ class FolderTransport(Transport):
 
     def push(self, local: Path, remote: str) -> None:
         target = self.root / remote
-        if target.exists():
+        if is_whole(local, target):
             return
         with disk_errors(f"{local.name} to the device"):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -43,9 +55,13 @@ class FolderTransport(Transport):
                     shutil.copytree(local, temporary, symlinks=True, copy_function=link_or_copy)
                 else:
                     shutil.copy2(local, temporary)
+                if target.is_dir():
+                    target.rename(holder / "damaged")
                 temporary.rename(target)
-            except FileExistsError:
-                pass  # another process pushed the same content first
+            except OSError as error:
+                # ENOTEMPTY, EEXIST: another process pushed the same content first
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not is_whole(local, target):
+                    raise
             finally:
                 shutil.rmtree(holder, ignore_errors=True)
 

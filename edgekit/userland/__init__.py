@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import platform
 import sys
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ from pathlib import Path
 from edgekit import cache
 from edgekit.errors import SetupError
 from edgekit.userland import build, targets, tools
-from edgekit.userland.bundles import MANIFEST, interpreter, runtime_bundle
+from edgekit.userland.bundles import interpreter, runtime_bundle
 
 __all__ = ["Userland", "bundle", "counter_plugin", "native"]
 
@@ -39,8 +38,7 @@ def bundle(arch: str, runtime: str, say: Callable[[str], None]) -> Userland:
     Raises UserError for an unknown architecture or runtime, SetupError when this machine cannot build it.
     """
     target, wheel = targets.target(arch), targets.wheel(runtime)
-    folder = runtime_bundle(target, runtime, wheel, say)
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    folder, manifest = runtime_bundle(target, runtime, wheel, say)
     library = build.SHIM if wheel.include else Path(wheel.libraries[0]).name
     libraries = {"runtime": f"{{root}}/lib/{library}", "loop": f"{{root}}/lib/{build.LOOP}"}
     return Userland(manifest["key"], folder, interpreter(folder, target), libraries, manifest["versions"])

@@ -24,32 +24,46 @@ def base(target: Target, say: Callable[[str], None]) -> Path:
     sources = [HERE / name for name in ("apt.py", "elf.py", "python.py", "targets.py", "trim.py")]
     key = cache.digest([asdict(target), cache.source_sha256(*sources)])
     folder = cache.cache_dir() / "userland" / f"base-{target.arch}-{key[:16]}"
-    with cache.entry(folder) as fresh:
-        if fresh:
-            python.emulator(target)  # before minutes of downloading
-            say(f"building a Python for {target.arch} from Debian packages (first use, about a minute)")
-            contents = python.make_base(target, fresh)
-            check(fresh, target)
-            write_manifest(fresh, contents)
+
+    def make(fresh: Path) -> None:
+        python.emulator(target)  # before minutes of downloading
+        say(f"building a Python for {target.arch} from Debian packages (first use, about a minute)")
+        contents = python.make_base(target, fresh)
+        check(fresh, target)
+        write_manifest(fresh, contents)
+
+    cache.fetch(folder, make, read_manifest, f"Python for {target.arch}", say)
     return folder
 
 
-def runtime_bundle(target: Target, runtime: str, wheel: Wheel, say: Callable[[str], None]) -> Path:
-    """The folder to push: the base, the runtime's libraries and the timing loop."""
+def runtime_bundle(target: Target, runtime: str, wheel: Wheel, say: Callable[[str], None]) -> tuple[Path, Json]:
+    """The folder to push (the base, the runtime's libraries and the timing loop), and its manifest."""
     key = cache.digest([asdict(target), runtime, asdict(wheel), cache.source_sha256(HERE, build.NATIVE)])
     folder = cache.cache_dir() / "userland" / f"{runtime}-{target.arch}-{key[:16]}"
-    with cache.entry(folder) as fresh:
-        if fresh:
-            build.compiler("g++", target)  # before minutes of downloading
-            under = base(target, say)
-            shutil.copytree(under, fresh, dirs_exist_ok=True)
-            say(f"fetching {wheel.distribution} {wheel.version} for {target.arch} (first use)")
-            add_runtime(target, runtime, wheel, fresh)
-            contents = json.loads((under / MANIFEST).read_text(encoding="utf-8"))
-            contents["wheel"] = asdict(wheel)
-            contents["versions"]["runtime"] = wheel.version
-            write_manifest(fresh, contents)
-    return folder
+
+    def make(fresh: Path) -> None:
+        build.compiler("g++", target)  # before minutes of downloading
+        under = base(target, say)
+        shutil.copytree(under, fresh, dirs_exist_ok=True)
+        say(f"fetching {wheel.distribution} {wheel.version} for {target.arch} (first use)")
+        add_runtime(target, runtime, wheel, fresh)
+        contents = json.loads((under / MANIFEST).read_text(encoding="utf-8"))
+        contents["wheel"] = asdict(wheel)
+        contents["versions"]["runtime"] = wheel.version
+        write_manifest(fresh, contents)
+
+    return folder, cache.fetch(folder, make, read_manifest, f"{runtime} for {target.arch}", say)
+
+
+def read_manifest(folder: Path) -> Json | None:
+    """The manifest of a bundle; None when it is damaged, or a file is not of the size that it says."""
+    try:
+        manifest: Json = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        sizes = {name: about["bytes"] for name, about in manifest["files"].items()}
+        whole = all((folder / name).stat().st_size == size for name, size in sizes.items())
+        return manifest if whole and {"key", "versions"} <= set(manifest) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def add_runtime(target: Target, runtime: str, wheel: Wheel, folder: Path) -> None:

@@ -74,6 +74,44 @@ def test_missing_compiler_names_the_package(cold_cache: Path, monkeypatch: pytes
     assert not any(path.is_dir() for path in (cold_cache / "userland").iterdir())
 
 
+@pytest.mark.parametrize("damage", ["truncated", "no object", "no key", "a library cut short", "a library gone"])
+def test_a_damaged_bundle_is_made_again_and_said(
+    cold_cache: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    def made_base(target: targets.Target, say: Any) -> Path:
+        folder = cold_cache / "base"
+        (folder / "bin").mkdir(parents=True, exist_ok=True)
+        (folder / "bin" / "python3.11").write_text("python")
+        bundles.write_manifest(folder, {"python": "3.11", "libc": "2.36"})
+        return folder
+
+    def add(target: targets.Target, runtime: str, wheel: targets.Wheel, folder: Path) -> None:
+        (folder / "lib").mkdir()
+        (folder / "lib" / "libLiteRt.so").write_text("a library")
+
+    monkeypatch.setattr(bundles, "base", made_base)
+    monkeypatch.setattr(bundles, "add_runtime", add)
+    monkeypatch.setattr(build, "compiler", lambda *args: "g++")
+    made = userland.bundle("aarch64", "tflite", silent)
+    assert made.root is not None
+    manifest = made.root / bundles.MANIFEST
+    text = manifest.read_text("utf-8")
+    if damage == "a library gone":
+        (made.root / "lib" / "libLiteRt.so").unlink()
+    elif damage == "a library cut short":
+        (made.root / "lib" / "libLiteRt.so").write_text("a lib")
+    else:
+        manifest.write_text({"truncated": text[:-9], "no object": "[]", "no key": "{}"}[damage], "utf-8")
+    said: list[str] = []
+    assert userland.bundle("aarch64", "tflite", said.append) == made
+    assert said[0] == "the cached tflite for aarch64 is damaged; making it again"
+    assert manifest.read_text("utf-8") == text
+    assert (made.root / "lib" / "libLiteRt.so").read_text() == "a library"
+    said.clear()
+    userland.bundle("aarch64", "tflite", said.append)
+    assert not said
+
+
 def test_native_without_a_compiler_lacks_the_loop_and_says_so(
     cold_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,7 +118,7 @@ def test_a_torn_line_is_said_and_done_again(first: tuple[CommandLine, Ran]) -> N
     torn = package.load_report(path)
     assert [warning["code"] for warning in torn.warnings] == ["torn-line"]
     assert len(torn.cells) == 1
-    again = cli("profile", "--resume", "copy", "--output", "torn", "--json")
+    again = cli(*PROFILE[:4], "--resume", "copy", "--output", "torn", "--json")
     assert (again.rc, len(again.json["cells"]), again.json["warnings"]) == (0, 2, [])
     assert [len(line["launches"]) for line in lines(path)] == [2, 2], "with the effort of the earlier run"
 
@@ -182,7 +182,7 @@ def test_a_fault_fails_its_cell_alone(cli: CommandLine, recipe: Callable[..., Pa
     assert failed[-2]["fidelity"]["sqnr_db"] < 15, "the evidence against a wrong output is kept"
     for cell in (chatty, fine):
         assert (cell["status"], cell["accuracy"]["correct"]) == ("ok", 190)
-    table = cli("profile", "--resume", "last").stdout
+    table = cli("profile", name, "-d", FAKE_DEVICE, "--resume", "last").stdout
     assert "FAILED: fake fp32 x1: the process died of SIGABRT" in table
     assert table.count("190/200") == 2
 
@@ -257,17 +257,19 @@ def test_interrupted_and_resumed(cli: CommandLine) -> None:
     assert 1 <= len(done) < 8
     assert [cell["id"] for cell in ran.json["cells"]] == [line["id"] for line in done]
     assert f"{len(done)} of 8 cells are kept in results/{path.name}" in ran.stderr
-    assert f"edgekit profile --resume {path.name}" in ran.stderr
+    # The model and the device lie elsewhere, and a run keeps no path that leads there.
+    assert f"edgekit profile --resume {path.name} {FAKE_MODEL} --device {FAKE_DEVICE}" in ran.stderr
+    assert cli("profile", "--resume", path.name).rc == 2
     assert not cli.running()
 
-    again = cli("profile", "--resume", path.name, "--json")
+    again = cli(*PROFILE[:4], "--resume", path.name, "--json")
     assert again.rc == 0, again.stderr
     assert run_folder(cli) == path, "no other run was begun"
     assert (path / "measurements.jsonl").read_bytes().startswith(kept), "what was done is not done again"
     assert [line["id"] for line in lines(path)] == json.loads((path / "run.json").read_text("utf-8"))["plan"]["cells"]
     assert all(line["id"] not in again.stderr for line in done)
     assert [cell["status"] for cell in again.json["cells"]] == ["ok"] * 8
-    third = cli("profile", "--resume", "last", "--json")
+    third = cli(*PROFILE[:4], "--resume", "last", "--json")
     assert third.json == again.json
     assert "cell " not in third.stderr, "nothing is left to do"
 

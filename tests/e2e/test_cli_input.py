@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import FAKE_DEVICE, FAKE_MODEL, ROOT, CommandLine, write_fake_model
+from harness import FAKE_DEVICE, FAKE_MODEL, ROOT, CommandLine, forbid, write_fake_model
 
-from edgekit import __version__, config, sources
+from edgekit import __version__, config, doctor, sources
 from edgekit import cli as command_line
 from edgekit.errors import UserError
 
@@ -41,8 +41,8 @@ def refused(argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> tuple[
         (("profile", str(FAKE_MODEL), *FAKE, "-r", "fak"), "unknown runtime 'fak'", "did you mean 'fake'?"),
         (("profile", str(FAKE_MODEL), *FAKE, "-r", "tflite"), "fake has no runtime 'tflite'", "it has: fake"),
         (("profile", str(FAKE_MODEL), *FAKE, "-p", "int9"), "unknown precision 'int9'", "did you mean 'int8'?"),
-        (("profile", str(FAKE_MODEL), *FAKE, "-t", "0"), "--threads 0 is not possible on fake", "1 to 16"),
-        (("profile", str(FAKE_MODEL), *FAKE, "-t", "99"), "--threads 99 is not possible on fake", "1 to 16"),
+        (("profile", str(FAKE_MODEL), *FAKE, "-t", "0"), "threads must be whole numbers of at least 1, not 0", ""),
+        (("profile", str(FAKE_MODEL), *FAKE, "-t", "99"), "99 threads are not possible on fake", "1 to 16"),
         (
             ("profile", str(FAKE_MODEL), *FAKE, "-t", "two"),
             "argument --threads/-t: 'two' is not a list of whole",
@@ -57,7 +57,7 @@ def refused(argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> tuple[
         (("profile", "a", "b"), "unknown argument 'b'", ""),
         (("profile", "nowhere.py"), "there is no model recipe at nowhere.py", "known by name: digits_cnn"),
         (("profile", "--device", "nowhere.toml"), "there is no device profile 'nowhere.toml'", ".toml file"),
-        (("profile", "--resume", "last", "--threads", "2"), "--resume takes the model", "leave the other options out"),
+        (("profile", "--resume", "last", "--threads", "2"), "--resume takes the matrix", "leave the other options out"),
         (("profile", "--resume", "last"), "there is no run 'last' in results", "no run is there yet"),
         (("completion", "fish"), "argument shell: invalid choice: 'fish'", "completion --help"),
         (("completion",), "the following arguments are required: shell", "completion --help"),
@@ -103,7 +103,7 @@ def test_an_unknown_option_is_answered_with_the_nearest(cli: CommandLine) -> Non
         ("launches = 1", 'launches = "2"', "mine.toml:8: 'limits.launches' must be a whole number, not '2'"),
         ("launches = 1", "launches = ", "mine.toml is not valid TOML: Invalid value (at line 8"),
         ('["fake"]', '["fake", "fakes"]', "mine.toml:5: unknown runtime 'fakes'"),
-        ("launches = 1", "launches = 0", "launches must be a number of at least 1, not 0"),
+        ("launches = 1", "launches = 0", "launches must be a whole number of at least 1, not 0"),
     ],
 )
 def test_a_broken_profile_is_named_with_file_line_and_key(cli: CommandLine, old: str, new: str, message: str) -> None:
@@ -143,6 +143,20 @@ def test_a_recipe_whose_data_is_wrong_is_the_users_fault(cli: CommandLine, recip
     ran = cli("profile", path.name, *FAKE, "--quiet")
     assert ran.rc == 2
     assert ran.stderr.startswith("edgekit: mine.py: data() must return")
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [("return 1 / 0", "data() failed: ZeroDivisionError"), ("raise SystemExit(3)", "data() failed: SystemExit")],
+)
+def test_a_recipe_whose_data_fails_is_the_users_fault(
+    cli: CommandLine, recipe: Callable[..., Path], body: str, words: str
+) -> None:
+    path = recipe("mine")
+    path.write_text(path.read_text("utf-8") + f"\n\ndef data():\n    {body}\n", "utf-8")
+    ran = cli("profile", path.name, *FAKE, "--quiet")
+    assert ran.rc == 2
+    assert ran.stderr.startswith("edgekit: mine.py line ") and words in ran.stderr
 
 
 @pytest.mark.parametrize("option", ["--output", "--cache-dir"])
@@ -240,6 +254,16 @@ def test_doctor_names_what_is_missing_and_the_command_that_mends_it(cli: Command
     assert not next(finding for finding in findings if finding["what"] == "gcc")["ok"]
 
 
+def test_doctor_looks_at_a_cache_folder_that_it_may_not_look_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid(monkeypatch, tmp_path)
+    assert doctor.check_disk(tmp_path / "below" / "cache").what == "free disk for the cache"
+    monkeypatch.setattr(os, "access", lambda path, how: False)
+    finding = doctor.check_disk(tmp_path / "below" / "cache")
+    assert (finding.ok, finding.seen) == (False, "not writable") and "--cache-dir" in finding.mend
+
+
 def test_set_up_asks_doctor_before_any_package_is_installed(cli: CommandLine) -> None:
     """tools/setup runs it with the system's Python, before .venv exists: the standard library must do."""
     done = subprocess.run(
@@ -310,7 +334,7 @@ def test_a_finished_model_file_is_told_from_a_recipe(cli: CommandLine) -> None:
 def test_a_run_is_not_finished_with_another_recipe(cli: CommandLine, recipe: Callable[..., Path]) -> None:
     path = recipe("mine")
     assert cli("profile", path.name, "-d", FAKE_DEVICE, "-q").rc == 0
-    assert cli("profile", "--resume", "last", "-q").rc == 0
+    assert cli("profile", "-d", FAKE_DEVICE, "--resume", "last", "-q").rc == 0
     recipe("mine", latency_ns=5)
-    ran = cli("profile", "--resume", "last", "-q")
+    ran = cli("profile", "-d", FAKE_DEVICE, "--resume", "last", "-q")
     assert ran.rc == 2 and "cannot be finished: the model's recipe changed since it was begun" in ran.stderr

@@ -6,13 +6,14 @@ import contextlib
 import errno
 import fcntl
 import os
+import pwd
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
-from harness import PATIENCE_S, ROOT
+from harness import PATIENCE_S, ROOT, forbid
 
 from edgekit import cache
 from edgekit.errors import SetupError, UserError
@@ -60,7 +61,9 @@ def test_an_exception_leaves_nothing_and_the_next_may_try(tmp_path: Path, error:
     assert fill(path)
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG])
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.ENAMETOOLONG]
+)
 def test_a_full_or_closed_disk_is_one_clear_sentence_and_leaves_nothing(tmp_path: Path, number: int) -> None:
     path = tmp_path / "key"
     with pytest.raises(SetupError) as caught, cache.entry(path) as temporary:
@@ -72,9 +75,27 @@ def test_a_full_or_closed_disk_is_one_clear_sentence_and_leaves_nothing(tmp_path
     assert left(tmp_path) == set()
 
 
-def test_other_errors_of_the_system_are_left_as_they_are(tmp_path: Path) -> None:
-    with pytest.raises(ConnectionResetError), cache.entry(tmp_path / "key"):
-        raise ConnectionResetError(errno.ECONNRESET, "reset")
+@pytest.mark.parametrize("kind", [ConnectionResetError, FileNotFoundError])
+def test_other_errors_of_the_system_are_left_as_they_are(tmp_path: Path, kind: type[OSError]) -> None:
+    with pytest.raises(kind), cache.entry(tmp_path / "key"):
+        raise kind(errno.ENOENT if kind is FileNotFoundError else errno.ECONNRESET, "of whoever fills it")
+
+
+@pytest.mark.parametrize("place", ["/proc/foo", "x" * 300, "/proc/foo/" + "x" * 300])
+def test_a_place_where_nothing_can_be_made_is_one_clear_sentence(tmp_path: Path, place: str) -> None:
+    with pytest.raises(SetupError, match="cannot write the cache at"), cache.entry(tmp_path / place / "key"):
+        pass
+    with pytest.raises(SetupError, match=r"cannot write run\.json at"):
+        cache.write_text(tmp_path / place / "run.json", "{}")
+
+
+def test_a_folder_that_one_may_not_look_into_is_one_clear_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid(monkeypatch, tmp_path)
+    with pytest.raises(SetupError, match=r"cannot write the cache.*Permission denied"), cache.entry(tmp_path / "key"):
+        pass
+    assert not cache.is_file(tmp_path / "key")
 
 
 @pytest.mark.parametrize("place", ["file/below", "file"])
@@ -197,6 +218,21 @@ def test_the_place_of_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.delenv("EDGEKIT_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache.cache_dir() == tmp_path / "xdg" / "edgekit"
+
+
+@pytest.mark.parametrize("chosen", [None, "~/somewhere"])
+def test_a_user_without_a_home_is_asked_for_a_folder(monkeypatch: pytest.MonkeyPatch, chosen: str | None) -> None:
+    for name in ("EDGEKIT_CACHE_DIR", "HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    if chosen:
+        monkeypatch.setenv("EDGEKIT_CACHE_DIR", chosen)
+
+    def nobody(_: int) -> None:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    with pytest.raises(SetupError, match=r"no home folder.*--cache-dir or EDGEKIT_CACHE_DIR"):
+        cache.cache_dir()
 
 
 def test_a_digest_is_of_the_content_and_not_of_its_order() -> None:

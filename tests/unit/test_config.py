@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from harness import forbid
 
 from edgekit import config
 from edgekit.errors import UserError
 from edgekit.plan import Effort
+from edgekit.transports import emulator
 
 GOOD = """\
 description = "a board"
@@ -26,9 +28,20 @@ max_seconds = 2
 [emulation]
 cpu = "cortex-a72"
 cores = 4
+memory_mb = 3792
+model = "a board"
+os = "an OS"
+governor = "performance"
+frequency_khz = 1500000
 
 [emulation.cpuinfo]
 part = "0xd08"
+implementer = "0x41"
+architecture = "8"
+variant = "0x0"
+revision = "3"
+features = "fp asimd"
+bogomips = "108.00"
 """
 
 
@@ -53,12 +66,12 @@ def test_a_profile_becomes_a_device(tmp_path: Path) -> None:
     [
         ("arch =", "arhc =", "board.toml:2: unknown key 'arhc'", "did you mean 'arch'?"),
         ("soc =", "sco =", "board.toml:7: unknown key 'hardware.sco'", "did you mean 'soc'?"),
-        ("part =", "parts =", "board.toml:18: unknown key 'emulation.cpuinfo.parts'", "did you mean 'part'?"),
+        ("part =", "parts =", "board.toml:23: unknown key 'emulation.cpuinfo.parts'", "did you mean 'part'?"),
         ("[limits]", "[limit]", "board.toml:9: unknown key 'limit'", "did you mean 'limits'?"),
         (
             "[emulation.cpuinfo]",
             "[emulation.cpu_info]",
-            "board.toml:17: unknown key 'emulation.cpu_info'",
+            "board.toml:22: unknown key 'emulation.cpu_info'",
             "'cpuinfo'?",
         ),
         ("cores = 4", "qqqqq = 4", "board.toml:15: unknown key 'emulation.qqqqq'", "known here: cpu, cores,"),
@@ -83,7 +96,29 @@ def test_a_profile_becomes_a_device(tmp_path: Path) -> None:
         ('"tflite", "onnx', '"tflight", "onnx', "board.toml:4: unknown runtime 'tflight'", "did you mean 'tflite'?"),
         ('"emulator"', '"emulater"', "board.toml:3: unknown transport 'emulater'", "did you mean 'emulator'?"),
         ('"aarch64"', '"aarch46"', "board.toml:2: unknown arch 'aarch46'", "did you mean 'aarch64'?"),
-        ('"aarch64"', '"6502"', "board.toml:2: unknown arch '6502'", "known: aarch64, armv7, host, x86_64"),
+        ('"aarch64"', '"6502"', "board.toml:2: unknown arch '6502'", "known: aarch64, host, x86_64"),
+        ('"aarch64"', '"armv7"', "board.toml:2: unknown arch 'armv7'", "known: aarch64, host, x86_64"),
+        ("cores = 4", "cores = 0", "board.toml:15: 'emulation.cores' must be at least 1, not 0", "_reference"),
+        ("cores = 4", "cores = -1", "board.toml:15: 'emulation.cores' must be at least 1, not -1", "_reference"),
+        ("= 3792", "= -5", "board.toml:16: 'emulation.memory_mb' must be at least 1, not -5", "_reference"),
+        ("= 1500000", "= 0", "board.toml:20: 'emulation.frequency_khz' must be at least 1, not 0", "_reference"),
+        ("calls = 10", "threads = -4", "board.toml:10: 'limits.threads' must be at least 1, not -4", "_reference"),
+        ("cores = 4\n", "", "board.toml:13: the emulator needs 'emulation.cores'", "_reference"),
+        ('part = "0xd08"\n', "", "board.toml:22: the emulator needs 'emulation.cpuinfo.part'", "_reference"),
+        (
+            GOOD[GOOD.index("[emulation.cpuinfo]") :],
+            "",
+            "board.toml:13: the emulator needs 'emulation.cpuinfo'",
+            "_reference",
+        ),
+        (GOOD[GOOD.index("[emulation]") :], "", "board.toml:3: the emulator needs the table [emulation]", "_reference"),
+        (
+            '"aarch64"',
+            '"x86_64"',
+            "board.toml:2: the transport 'emulator' does not reach the arch 'x86_64'",
+            "it reaches: aarch64",
+        ),
+        ('"aarch64"', '"host"', "board.toml:2: the transport 'emulator' does not reach the arch 'host'", "aarch64"),
         ('soc = "a chip"\n', "", "", ""),
     ],
 )
@@ -134,6 +169,25 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"cannot read the device profile binary\.toml"):
         config.device(str(tmp_path / "binary.toml"))
+
+
+def test_a_profile_that_one_may_not_look_at_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, GOOD)
+    forbid(monkeypatch, tmp_path)
+    with pytest.raises(UserError, match="there is no device profile"):
+        config.device(path)
+
+
+def test_this_machine_runs_no_programs_of_another_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    local = GOOD.replace('"emulator"', '"local"')
+    monkeypatch.setitem(config.REACHES, "local", ("host", "x86_64"))
+    with pytest.raises(UserError, match=r"board\.toml:2: the transport 'local' does not reach the arch 'aarch64'"):
+        config.device(write(tmp_path, local))
+    assert config.device(write(tmp_path, local.replace('"aarch64"', '"x86_64"'))).arch == "x86_64"
+
+
+def test_what_the_emulator_reaches_is_what_there_is_a_qemu_for() -> None:
+    assert config.REACHES["emulator"] == tuple(emulator.QEMU)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -184,6 +185,27 @@ def test_the_reference_is_computed_once(model: Model, cold_cache: Path, monkeypa
     monkeypatch.setattr(worker, "run", None)
     x = data.load(model).x
     assert np.array_equal(convert.reference(model, "fake"), first) and np.array_equal(first, x)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("float('nan')", "are not finite: 2000 of 2000 values"),
+        ("float('inf')", "are not finite: 2000 of 2000 values"),
+        ("0", "are all zero, on 200 inputs"),
+    ],
+)
+def test_a_source_whose_own_outputs_mean_nothing_is_told_before_anything_is_compared(
+    recipe: Callable[..., Path], cold_cache: Path, monkeypatch: pytest.MonkeyPatch, value: str, words: str
+) -> None:
+    model = sources.load(str(recipe("mine")))
+    everything = data.load(model)
+    broken = np.full_like(everything.x, float(eval(value)))
+    monkeypatch.setattr(convert.data, "load", lambda model: dataclasses.replace(everything, x=broken))
+    with pytest.raises(ConvertError) as caught:
+        convert.reference_in_worker({"recipe": str(model.source), "weights": None, "framework": "fake"})
+    assert caught.value.message == f"mine.py: the float outputs of the source itself {words}"
+    assert "weights" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["outputs.npy", "sha256"])

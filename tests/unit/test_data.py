@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from harness import FAKE_MODEL
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgekit import cache as cache_
 from edgekit import data, sources, worker
-from edgekit.errors import ProtocolError, UserError
+from edgekit.errors import ProtocolError, SetupError, UserError
 from edgekit.types import Quantization, TensorSpec
 
 HEAD = """
@@ -92,6 +94,18 @@ def test_accuracy_counts_rows_and_treats_nan_as_wrong() -> None:
 
 
 @pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        ([0, 7, 8], "the largest label is 8, but the model has 2 outputs.*from 0 to 1"),
+        ([0, -1, 1], "the smallest label is -1, but the model has 2 outputs"),
+    ],
+)
+def test_labels_that_no_output_stands_for_are_refused(y: list[int], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        data.accuracy(np.zeros((3, 2), np.float32), np.array(y))
+
+
+@pytest.mark.parametrize(
     ("correct", "total", "low", "high"),
     # The first four: Newcombe 1998, Statistics in Medicine 17:857, table I, method 3.
     [
@@ -152,15 +166,15 @@ def made(folder: Path, body: str) -> data.Data:
     about = data.make_data({"recipe": str(path), "folder": str(place)})
     read: Callable[[str], np.ndarray] = lambda name: np.load(place / f"{name}.npy")  # noqa: E731
     y = read("y") if "y" in about["sha256"] else None
-    return data.Data(read("calibration"), read("x"), y, tuple(about["names"]), about["origin"])
+    return data.Data(read("calibration"), read("x"), y, about["origin"])
 
 
 def test_what_data_returns_is_kept_as_float32_and_int64(tmp_path: Path) -> None:
-    body = "def data():\n    return {'calibration': np.ones((4, 3)), 'x': np.zeros((2, 3)), 'y': [1, 2], 'names': ['a', 'b']}"
+    body = "def data():\n    return {'calibration': np.ones((4, 3)), 'x': np.zeros((2, 3)), 'y': [1, 2]}"
     found = made(tmp_path, body)
     assert (found.calibration.dtype, found.x.dtype) == (np.float32, np.float32)
     assert found.y is not None and found.y.dtype == np.int64
-    assert (found.names, found.origin) == (("a", "b"), "recipe")
+    assert found.origin == "recipe"
 
 
 def test_without_data_the_inputs_are_random_and_say_so(tmp_path: Path) -> None:
@@ -178,6 +192,12 @@ def test_without_data_the_inputs_are_random_and_say_so(tmp_path: Path) -> None:
         ("{'calibration': np.zeros((2, 4)), 'x': np.ones((2, 3))}", r"calibration is float64 \(2, 4\)"),
         ("{'calibration': np.zeros((2, 3)), 'x': np.ones((2, 3), int)}", "x is int64"),
         ("{'calibration': np.zeros((2, 3)), 'x': np.ones((0, 3))}", "x is float64"),
+        (
+            "{'calibration': [[1.0], [1.0, 2.0]], 'x': np.ones((2, 3))}",
+            r"custom\.py: data\(\): calibration is no array",
+        ),
+        ("{'calibration': np.zeros((2, 3)), 'x': np.ones((2, 3)), 'y': [[1], []]}", r"data\(\): y is no array"),
+        ("1 / 0", r"custom\.py line \d+: data\(\) failed: ZeroDivisionError"),
         ("{'calibration': np.full((2, 3), np.inf), 'x': np.ones((2, 3))}", "not finite"),
         ("{'calibration': np.zeros((2, 3)), 'x': np.ones((2, 3)), 'y': [1]}", "one whole number for each of the 2"),
         ("{'calibration': np.zeros((2, 3)), 'x': np.ones((2, 3)), 'y': [1.0, 2.0]}", "y is float64"),
@@ -197,6 +217,18 @@ def test_data_is_made_once(cold_cache: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert np.array_equal(first.x, second.x) and second.y is not None
     assert data.describe(model)["shapes"] == {"calibration": [50, 10], "x": [200, 10], "y": [200]}
     assert int(np.sum(second.x.argmax(1) == second.y)) == 190
+
+
+def test_an_array_that_does_not_fit_on_the_disk_is_an_error_with_a_number(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(SetupError, match=r"cannot write the data.*File too large"), cache_.disk_errors("the data"):
+            data.save(tmp_path / "x.npy", np.zeros(100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    data.save(tmp_path / "x.npy", np.arange(6.0).reshape(2, 3).T)
+    assert np.array_equal(np.load(tmp_path / "x.npy"), np.arange(6.0).reshape(2, 3).T)
 
 
 @pytest.mark.parametrize("name", ["x.npy", "data.json"])

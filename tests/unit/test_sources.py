@@ -6,10 +6,10 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from harness import FAKE_MODEL
+from harness import FAKE_MODEL, forbid
 
 from edgekit import config, sources
-from edgekit.errors import ConvertError, SetupError, Unsupported, UserError
+from edgekit.errors import SetupError, Unsupported, UserError
 from edgekit.types import TensorSpec
 
 GOOD = """TASK = "image-classification"
@@ -93,6 +93,7 @@ def changed(old: str, new: str) -> str:
             "line 11: ModuleNotFoundError: No module named 'nothing_of_this_name'",
         ),
         (GOOD + "\ndef f():\n    return 1 / 0\n\n\nf()\n", "line 12: ZeroDivisionError"),
+        (GOOD + "\nimport sys\n\nsys.exit(3)\n", "line 13: SystemExit: 3"),
         (
             changed("DESCRIPTION", "DESCRIPTIN"),
             r"line 2: 'DESCRIPTIN' means nothing to edgekit \(did you mean 'DESCRIPTION'",
@@ -143,6 +144,32 @@ def test_loading_leaves_nothing_beside_the_recipe_and_sees_every_change(tmp_path
     assert [entry.name for entry in tmp_path.iterdir()] == ["custom.py"]
 
 
+def test_a_recipe_is_run_once_for_each_content(tmp_path: Path) -> None:
+    count = f"with open({str(tmp_path / 'log')!r}, 'a') as log:\n    log.write('.')\n"
+    model = sources.load(write(tmp_path, GOOD + count))
+    sources.source_sha256(model)
+    assert sources.weights(model) is None
+    assert (tmp_path / "log").read_text() == "."
+    sources.load(write(tmp_path, GOOD + count + "# another\n"))
+    assert (tmp_path / "log").read_text() == ".."
+
+
+@pytest.mark.parametrize("result", [(1, 2), {"scores": 1}, [3], None], ids=str)
+def test_a_model_that_returns_anything_but_one_tensor_is_told(tmp_path: Path, result: object) -> None:
+    model = sources.load(write(tmp_path, GOOD))
+    words = rf"custom\.py: the model returns a {type(result).__name__}; one output tensor is needed"
+    with pytest.raises(UserError, match=words):
+        sources.one_output(model, result)
+
+
+def test_a_recipe_that_one_may_not_look_at_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, GOOD)
+    forbid(monkeypatch, tmp_path)
+    for name in (path, "~nobody-of-this-name/model.py", "x" * 300 + ".py"):
+        with pytest.raises(UserError, match="there is no model recipe at"):
+            sources.load(name)
+
+
 def test_the_hash_covers_the_files_that_a_recipe_names(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text("SIZE = 3", "utf-8")
     (tmp_path / "weights.bin").write_bytes(b"1")
@@ -161,8 +188,11 @@ def test_a_function_of_a_recipe_may_import_from_its_folder_and_names_its_own_lin
     good = sources.load(write(tmp_path, changed("    return None", body.format(False)), "good"))
     assert sources.call(good, "torch_model") == "made"
     bad = sources.load(write(tmp_path, changed("    return None", body.format(True)), "bad"))
-    with pytest.raises(ConvertError, match=r"bad\.py line 10: torch_model\(\) failed: ZeroDivisionError"):
+    with pytest.raises(UserError, match=r"bad\.py line 10: torch_model\(\) failed: ZeroDivisionError"):
         sources.call(bad, "torch_model")
+    leaving = sources.load(write(tmp_path, changed("return None", "raise SystemExit(3)"), "leaving"))
+    with pytest.raises(UserError, match=r"leaving\.py line 9: torch_model\(\) failed: SystemExit: 3"):
+        sources.call(leaving, "torch_model")
     lacking = sources.load(write(tmp_path, changed("return None", "import nothing_of_this_name"), "lacking"))
     with pytest.raises(SetupError, match="needs the Python package 'nothing_of_this_name'"):
         sources.call(lacking, "torch_model")

@@ -42,6 +42,22 @@ def refuse(request):
 def stumble(request):
     return {}["operator FancyConv"]
 
+def wrapped(request):
+    try:
+        try:
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied\\nwhile executing %addmm")
+        except RuntimeError as error:
+            raise ValueError("the tracer gave up") from error
+    except ValueError as error:
+        print("\\x1b[96mgoodbye\\x1b[0m\\a")
+        raise KeyError("Failed to export: \\x1b[96mThis is step 1/3\\x1b[0m") from error
+
+def colourful(request):
+    raise ValueError("\\x1b[96mred\\x1b[0m and a bell \\a")
+
+def masquerade(request):
+    raise type("UserError", (Exception,), {})("torch has one of this name")
+
 def starve(request):
     raise MemoryError
 
@@ -148,6 +164,21 @@ def test_a_foreign_exception_becomes_a_convert_error_with_the_traceback_in_its_l
     assert type(caught.value) is ConvertError
     assert caught.value.message == "converting x failed: KeyError: 'operator FancyConv'"
     assert 'return {}["operator FancyConv"]' in caught.value.log_tail
+
+
+def test_the_reason_is_taken_from_the_root_and_nothing_moves_the_terminal() -> None:
+    with pytest.raises(ConvertError) as caught:
+        worker.run("tasks:wrapped", {}, 30, what="converting x")
+    assert caught.value.message == "converting x failed: RuntimeError: mat1 and mat2 shapes cannot be multiplied"
+    assert "goodbye?" in caught.value.log_tail and "This is step 1/3" in caught.value.log_tail
+    assert "\x1b" not in caught.value.log_tail and "\a" not in caught.value.log_tail
+    with pytest.raises(ConvertError, match=r"failed: ValueError: red and a bell \?$"):
+        worker.run("tasks:colourful", {}, 30, what="converting x")
+
+
+def test_a_foreign_error_is_not_taken_for_ours_by_its_name() -> None:
+    with pytest.raises(ConvertError, match="failed: UserError: torch has one of this name"):
+        worker.run("tasks:masquerade", {}, 30)
 
 
 def test_a_function_that_does_not_exist_is_told() -> None:
