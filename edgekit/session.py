@@ -18,7 +18,7 @@ from typing import Any
 
 from edgekit import plugins, userland
 from edgekit.agent import protocol
-from edgekit.cache import cache_dir, entry, file_sha256
+from edgekit.cache import cache_dir, fetch, file_sha256, is_file
 from edgekit.errors import AgentError, ConnectError, DeviceError, EdgekitError, ProtocolError, Unsupported
 from edgekit.transports import Channel, Transport
 from edgekit.types import Device, Json
@@ -56,11 +56,16 @@ def agent_file() -> Path:
     """The agent archive in the cache, named by its hash."""
     data = agent_archive()
     sha = hashlib.sha256(data).hexdigest()[:12]
-    path = cache_dir() / "agents" / sha
-    with entry(path) as temporary:
-        if temporary:
-            (temporary / f"edgekit-agent-{sha}.pyz").write_bytes(data)
-    return path / f"edgekit-agent-{sha}.pyz"
+    name = f"edgekit-agent-{sha}.pyz"
+
+    def make(folder: Path) -> None:
+        (folder / name).write_bytes(data)
+
+    def read(folder: Path) -> Path | None:
+        path = folder / name
+        return path if is_file(path) and path.read_bytes() == data else None
+
+    return fetch(cache_dir() / "agents" / sha, make, read, "agent", None)
 
 
 class Session:
