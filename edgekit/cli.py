@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import json
 import os
@@ -11,13 +10,13 @@ import re
 import shlex
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgekit import __version__, errors
-from edgekit.errors import ConvertError, EdgekitError, SetupError, UserError, unknown
+from edgekit.errors import EdgekitError, SetupError, UserError, unknown
+from edgekit.terminal import bug, complain, explain, prepare_streams, silence
 
 if TYPE_CHECKING:
     from edgekit.report import Report
@@ -55,7 +54,6 @@ Profile, compare and gate ML models on edge devices, with numbers one can trust.
 example:
   edgekit profile --device pi4
 """
-TAIL_LINES = 8
 EXIT_CODES = (
     "exit codes: 0 all well, 2 bad input, 3 device or set-up, 4 some cells failed, 130 interrupted, 70 a bug of ours"
 )
@@ -339,41 +337,11 @@ def run_completion(args: argparse.Namespace) -> int:
     return errors.EXIT_OK
 
 
-def complain(text: str) -> None:
-    """One line on stderr; no matter when nobody reads it."""
-    with contextlib.suppress(OSError):
-        print(f"edgekit: {text}", file=sys.stderr, flush=True)
-
-
-def explain(error: EdgekitError) -> None:
-    """An error as the user sees it: what happened, below it what to do, and the last words of a tool that failed."""
-    complain(error.message)
-    tail = error.log_tail.splitlines()[-TAIL_LINES:] if isinstance(error, ConvertError) else []
-    with contextlib.suppress(OSError):
-        for line in [*error.hint.splitlines(), *(f"| {line}" for line in tail)]:
-            print(f"  {line}", file=sys.stderr)
-
-
 def on_signal(*_: object) -> NoReturn:
     """Ctrl-C and SIGTERM end a run alike: children gone, finished cells kept. What follows cannot disturb that any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
-
-
-def silence(stream: Any) -> None:
-    """Let what is still buffered for a broken stream go nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def prepare_streams() -> None:
-    """Streams that were closed lead nowhere; characters that the user's encoding lacks are escaped, not fatal."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
-        stream = getattr(sys, name)
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -408,10 +376,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         return errors.EXIT_DEVICE
     except Exception:
         return bug()
-
-
-def bug() -> int:
-    """What is nobody's fault but ours: the traceback, and a request."""
-    traceback.print_exc()
-    complain("this is a bug in edgekit: please report the lines above")
-    return errors.EXIT_BUG

@@ -25,7 +25,7 @@ LAYERS = (
     {"convert", "session", "report"},
     {"data"},
     {"sources"},
-    {"worker", "twins", "converters", "transports", "userland", "store", "stats", "progress"},
+    {"worker", "twins", "converters", "transports", "userland", "store", "stats", "progress", "terminal"},
     {"config"},
     {"plugins", "caveats"},
     {"cache"},

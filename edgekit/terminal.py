@@ -1,0 +1,51 @@
+"""The user's streams: complaints on stderr, and what to do when a stream is closed, full or read by somebody who leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from edgekit.errors import EXIT_BUG, ConvertError, EdgekitError
+
+TAIL_LINES = 8
+
+
+def complain(text: str) -> None:
+    """One line on stderr; no matter when nobody reads it."""
+    with contextlib.suppress(OSError):
+        print(f"edgekit: {text}", file=sys.stderr, flush=True)
+
+
+def explain(error: EdgekitError) -> None:
+    """An error as the user sees it: what happened, below it what to do, and the last words of a tool that failed."""
+    complain(error.message)
+    tail = error.log_tail.splitlines()[-TAIL_LINES:] if isinstance(error, ConvertError) else []
+    with contextlib.suppress(OSError):
+        for line in [*error.hint.splitlines(), *(f"| {line}" for line in tail)]:
+            print(f"  {line}", file=sys.stderr)
+
+
+def silence(stream: Any) -> None:
+    """Let what is still buffered for a broken stream go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def prepare_streams() -> None:
+    """Streams that were closed lead nowhere; characters that the user's encoding lacks are escaped, not fatal."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+        stream = getattr(sys, name)
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def bug() -> int:
+    """What is nobody's fault but ours: the traceback, and a request."""
+    traceback.print_exc()
+    complain("this is a bug in edgekit: please report the lines above")
+    return EXIT_BUG
