@@ -13,6 +13,9 @@ from edgekit.transports import Channel, ProcessChannel
 from edgekit.transports._folder import FolderTransport
 from edgekit.types import Device
 
+# The environment lies on the stack of every program, and its size decides how data there is aligned: with the user's own,
+# instruction counts would differ from shell to shell by some hundredths of a percent.
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
 QEMU = {"aarch64": "qemu-aarch64"}
 
 
@@ -82,7 +85,7 @@ class Emulator(FolderTransport):
         return [*self._emulator(), *argv]
 
     def spawn(self, argv: Sequence[str]) -> Channel:
-        return ProcessChannel(self.bare(argv), self.root)
+        return ProcessChannel(self.bare(argv), self.root, ENVIRONMENT)
 
     def command(self, argv: Sequence[str]) -> list[str]:
         return [*self._emulator("-plugin", f"{self.counter},memory=on"), *argv]
