@@ -10,6 +10,7 @@ import re
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -54,6 +55,7 @@ Profile, compare and gate ML models on edge devices, with numbers one can trust.
 example:
   edgekit profile --device pi4
 """
+IMPATIENCE_S = 3.0
 EXIT_CODES = (
     "exit codes: 0 all well, 2 bad input, 3 device or set-up, 4 some cells failed, 130 interrupted, 70 a bug of ours"
 )
@@ -337,11 +339,15 @@ def run_completion(args: argparse.Namespace) -> int:
     return errors.EXIT_OK
 
 
-def on_signal(*_: object) -> NoReturn:
-    """Ctrl-C and SIGTERM end a run alike: children gone, finished cells kept. What follows cannot disturb that any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt
+INTERRUPTED_AT = [float("-inf")]
+
+
+def on_signal(*_: object) -> None:
+    """Ctrl-C and SIGTERM end a run alike: children gone, finished cells kept. Presses that follow at once do not disturb that."""
+    now = time.monotonic()
+    if now - INTERRUPTED_AT[0] > IMPATIENCE_S:
+        INTERRUPTED_AT[0] = now
+        raise KeyboardInterrupt
 
 
 def main(argv: Sequence[str] | None = None) -> int:
