@@ -4,45 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import os
 import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit import config, convert, data, plan, plugins, session, store
-from edgekit.cache import cache_dir, disk_errors
+from edgekit import config, convert, converters, data, holdout, metrics, plan, session, sources, store, userdata
+from edgekit.cache import cache_dir, disk_errors, file_sha256
 from edgekit.caveats import caveat
 from edgekit.errors import (
     AgentError,
     ConvertError,
     DeviceError,
     EdgekitError,
-    ProtocolError,
     Unsupported,
+    UserError,
     WrongOutput,
 )
 from edgekit.types import Artifact, Caveat, Cell, Device, Json, Measurement, Model, to_json
+from edgekit.verification import Subject, check_reference, deploy, verify
 
 Say = Callable[[str], None]
-SQNR_FLOOR_DB = 15.0  # below this an output is not the model's answer any more, whatever its speed
 # The folders of an absolute path, wherever one is left in a tool's words; what the kernel shows is no place of the user's.
 ABSOLUTE = re.compile(r"(?<![\w/.>~])/(?!proc/|sys/|dev/)(?:[^\s/:'\"<>|]+/)+")
-PREDICT_S = 1800.0
 LAUNCH_S = 300.0
-
-
-@dataclass(frozen=True)
-class Subject:
-    """Everything about the model that all cells share."""
-
-    model: Model
-    device: Device
-    effort: plan.Effort
-    inputs: data.Data
-    total_inputs: int
 
 
 def run(request: plan.Request, say: Say, on_start: Callable[[store.Run], None] = lambda _: None) -> store.Run:
@@ -56,19 +44,31 @@ def run(request: plan.Request, say: Say, on_start: Callable[[store.Run], None] =
     earlier = store.Run.load(store.find(request.output, request.resume)) if request.resume is not None else None
     request = (plan.request_of(earlier, request) if earlier else request).checked()
     device = config.device(str(request.device))
-    model = plan.recipe(str(request.model))
+    model = sources.load(str(request.model), request.inputs, request.trust, say)
+    compared = reference(request, model, say)
     cells = plan.expand(model, device, request)
+    if request.metric:
+        metrics.check(request.metric)
     effort = plan.Effort.of(device, request.effort)
     header = plan.header(request, model, device, effort, cells)
+    everything = inputs_of(model, request, say)
+    inputs = spread(everything, request.samples)
+    if request.metric and everything.y is None:
+        raise UserError("--metric needs labels, and the data have none", "docs/data.md says where labels come from")
+    header["data"] = {**to_json(inputs.provenance), "sha256": everything.sha256}
+    header["judged_by"] = {
+        "metric": metric_key(request.metric),
+        "reference": sources.source_sha256(compared) if compared else None,
+    }
     if earlier:
         plan.check_alike(earlier, header)
     with disk_errors("temporary files"):
-        everything = data.load(model, say)
-        subject = Subject(model, device, effort, first(everything, request.samples), len(everything.x))
         the_run = earlier or store.Run.create(request.output, header)
         on_start(the_run)
 
         left = [cell for cell in cells if cell.id not in the_run.done()]
+        artifacts = convert.Artifacts(model, [(cell.format, cell.precision) for cell in left], inputs, say)
+        subject = Subject(model, device, effort, inputs, everything.count, artifacts, request.metric, compared)
         for runtime, group in itertools.groupby(left, key=lambda cell: cell.runtime):
             with Agents(device, runtime, say) as agents:
                 for cell in group:
@@ -77,10 +77,60 @@ def run(request: plan.Request, say: Say, on_start: Callable[[store.Run], None] =
     return the_run
 
 
-def first(everything: data.Data, count: int | None) -> data.Data:
-    """The first `count` held-out inputs and their labels; all of them for None."""
-    y = everything.y[:count] if everything.y is not None else None
-    return dataclasses.replace(everything, x=everything.x[:count], y=y)
+def reference(request: plan.Request, model: Model, say: Say) -> Model | None:
+    """The model of --reference; where its file does not say what it takes, it takes what the model does. Raises UserError."""
+    if not request.reference:
+        return None
+    shapes: tuple[str, ...] = ()
+    if Path(request.reference).suffix in (".pt", ".pth"):
+        specs = [sources.in_layout(spec, "NCHW") for spec in model.inputs]
+        floats = ["float32" if spec.quantization else spec.dtype for spec in specs]
+        shapes = tuple(f"{'x'.join(map(str, s.shape))}:{dtype}" for s, dtype in zip(specs, floats, strict=True))
+    other = sources.load(request.reference, shapes, request.trust, say)
+    check_reference(model, other)
+    return other
+
+
+def metric_key(name: str | None) -> str | None:
+    """What a run remembers of --metric: its name, and of a function in a file the file's content."""
+    if name is None or ":" not in name:
+        return name
+    path, _, function = name.rpartition(":")
+    return f"{function} {file_sha256(Path(path).expanduser())}"
+
+
+def inputs_of(model: Model, request: plan.Request, say: Say) -> data.Data:
+    """The user's data where there are some, else the model's own."""
+    if request.data is None and request.calibration is None:
+        if request.preprocess:
+            raise UserError("--preprocess is for --data and --calibration, and neither is given", "give --data")
+        return data.load(model, say)
+    made = [precision for precision in plan.precisions(model, request.precisions) if precision != model.precision]
+    fixed = any(precision in converters.CALIBRATED for precision in made)
+    outputs = model.about.get("outputs", ()) if request.metric in (None, "top1", "top5") else ()
+    classes = math.prod(outputs[model.metric_output]["shape"]) if model.metric_output < len(outputs) else None
+    return data.from_user(
+        model,
+        model.inputs,
+        request.data,
+        request.calibration,
+        request.preprocess,
+        say,
+        calibrate=fixed,
+        classes=classes,
+    )
+
+
+def spread(everything: data.Data, count: int | None) -> data.Data:
+    """`count` held-out inputs, evenly spaced since files are sorted by class, and their labels; all of them for None."""
+    if count is None or count >= everything.count:
+        return everything
+    chosen = userdata.spaced(everything.count, count)
+    y = everything.y[chosen] if everything.y is not None else None
+    provenance = everything.provenance
+    if "stated" in provenance:
+        provenance = holdout.sampled(dict(provenance), count)
+    return dataclasses.replace(everything, x=tuple(x[chosen] for x in everything.x), y=y, provenance=provenance)
 
 
 class Agents:
@@ -117,7 +167,7 @@ def measure_cell(subject: Subject, cell: Cell, agents: Agents, say: Say) -> Meas
     found: Json = {}
     try:
         live = agents.get()  # before converting: a device that does not answer is known in seconds, not minutes
-        artifact = convert.artifact(subject.model, cell.format, cell.precision, {}, say)
+        artifact = subject.artifacts.get(cell.format, cell.precision)
         found["artifact"] = describe(artifact)
         with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
             found["environment"] = {"greeting": live.greeting, "versions": live.versions}
@@ -163,67 +213,6 @@ def placeless(text: str) -> str:
     return ABSOLUTE.sub("", text)
 
 
-def deploy(subject: Subject, cell: Cell, artifact: Artifact, live: session.Session, folder: Path) -> Json:
-    """Push the artifact and the inputs in the form it wants; returns the request that all operations share."""
-    encoded = folder / "input.bin"
-    encoded.write_bytes(data.encode(subject.inputs.x, artifact.inputs[0], subject.model.input.layout).tobytes())
-    return {
-        "runtime": cell.runtime,
-        "model": live.push(artifact.path),
-        "threads": cell.threads,
-        "libraries": live.libraries,
-        "input": live.push(encoded),
-        "emulated": subject.device.emulated,
-        # Threads wait for one another in busy loops, so a count over several says more of the schedule than of the model.
-        "counters": subject.device.emulated and cell.threads == 1,
-    }
-
-
-def verify(
-    subject: Subject, artifact: Artifact, live: session.Session, request: Json, folder: Path, found: Json, say: Say
-) -> None:
-    """Run the held-out inputs on the device and compare with the float source, before anything is timed.
-
-    Adds memory, accuracy, fidelity and their caveats to `found`. Raises WrongOutput when the outputs are not the model's.
-    """
-    inputs = subject.inputs
-    count = len(inputs.x)
-    reference = convert.reference(subject.model, plugins.load("converter", artifact.format).SOURCE, say)[:count]
-    say(f"verifying on {subject.device.name}: {count} inputs")
-    place = folder / "output.bin"
-    # The process stays for the first launch: what is timed is what was verified.
-    reply = live.fetch(
-        "predict",
-        {**request, "keep": True},
-        PREDICT_S,
-        place,
-        lambda event: say(f"verifying: {event.get('done')} of {count} inputs"),
-    )
-    outputs = data.decode(place.read_bytes(), artifact.outputs[0])
-    if len(outputs) != count:
-        raise ProtocolError(f"the device answered for {len(outputs)} of {count} inputs")
-    found["memory"] = reply["memory"]
-    fidelity = found["fidelity"] = data.fidelity(outputs, reference)
-    warnings = found["warnings"] = []
-    if inputs.origin == "random":
-        warnings.append(caveat("random-inputs"))
-    elif inputs.y is None:
-        warnings.append(caveat("no-labels"))
-    elif "classification" not in subject.model.task:
-        warnings.append(caveat("no-metric", task=subject.model.task))
-    else:
-        found["accuracy"] = data.accuracy(outputs, inputs.y)
-        if count < subject.total_inputs:
-            warnings.append(caveat("few-inputs", count=count, total=subject.total_inputs))
-    sqnr = fidelity.get("sqnr_db")
-    if sqnr is None or sqnr < SQNR_FLOOR_DB:
-        shown = "not finite" if sqnr is None else f"at {sqnr:.1f} dB SQNR"
-        raise WrongOutput(
-            f"the outputs are wrong: {shown} against the float source; under {SQNR_FLOOR_DB:g} dB it is not the same model",
-            "suspect the conversion: compare precisions, look at the artifact's details",
-        )
-
-
 def measure(subject: Subject, cell: Cell, live: session.Session, request: Json, found: Json, say: Say) -> None:
     """The timed launches, the first in the process that was verified; adds launches and their caveats to `found`."""
     effort = subject.effort
@@ -233,8 +222,8 @@ def measure(subject: Subject, cell: Cell, live: session.Session, request: Json, 
         job = {**request, **dataclasses.asdict(effort), "continue": launch == 0}
         launches.append(live.call("measure", job, LAUNCH_S + 2 * effort.max_seconds))
     found["launches"] = tuple(launches)
-    weak = [*launch_caveats(launches, effort, subject.device), *device_caveats(cell, live.greeting, request, found)]
-    found["warnings"] = (*found["warnings"], *weak)
+    weak = launch_caveats(launches, effort, subject.device, cell.runtime)
+    found["warnings"] = (*found["warnings"], *weak, *device_caveats(cell, live.greeting, request, found))
 
 
 def describe(artifact: Artifact) -> Json:
@@ -250,11 +239,13 @@ def describe(artifact: Artifact) -> Json:
     }
 
 
-def launch_caveats(launches: list[Json], effort: plan.Effort, device: Device) -> Iterator[Caveat]:
+def launch_caveats(launches: list[Json], effort: plan.Effort, device: Device, runtime: str) -> Iterator[Caveat]:
     """What is weak about the timed samples."""
     count = sum(len(launch["samples_ns"]) for launch in launches)
     if any(launch["timer"] == "python" for launch in launches):
         yield caveat("python-timer")
+    if any("delegate" in (found := launch.get("delegation") or {}) and not found["delegate"] for launch in launches):
+        yield caveat("no-delegate", runtime=runtime)
     if any(launch["capped"] for launch in launches):
         yield caveat("time-cap", count=count, wanted=effort.calls * len(launches))
     if count < 20 and not device.emulated:

@@ -51,6 +51,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def content_sha256(path: Path) -> str:
+    """sha256 (hex) of a file's bytes, or of all that lies in a folder."""
+    return source_sha256(path) if path.is_dir() else file_sha256(path)
+
+
 def source_sha256(*paths: Path) -> str:
     """sha256 (hex) of some source files, folders taken recursively; names count, times do not."""
     total = hashlib.sha256()
@@ -127,7 +132,7 @@ def fetch(
         if found is not None:
             return found
         if say:
-            say(f"the cached {what} is damaged; making it again")
+            say(f"the cache entry of the {what} is damaged; making it again")
         drop(path)
     raise SetupError(f"the cache entry of the {what} is damaged again right after it was written", "check the disk")
 

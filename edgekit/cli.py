@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgekit import __version__, errors
 from edgekit.errors import EdgekitError, SetupError, UserError, unknown
-from edgekit.terminal import bug, complain, explain, prepare_streams, silence
+from edgekit.terminal import bug, complain, explain, prepare_streams, print_table, silence
 
 if TYPE_CHECKING:
     from edgekit.report import Report
@@ -30,6 +30,9 @@ examples:
   edgekit profile --device pi4                        the built-in digits_cnn on an emulated Raspberry Pi 4
   edgekit profile digits_mlp --device local           another model, on this machine
   edgekit profile my_model.py --precision int8        your own recipe (it is code, and it is run)
+  edgekit profile net.py:make --input 1x3x96x96       what a function of a Python file makes
+  edgekit profile model.tflite --data photos/         a finished file as it is, on your own images
+  edgekit profile model.keras -p all -r all           everything that can be made of it, and why not the rest
   edgekit profile --device pi4 --json > cells.json    the machine form
   edgekit profile --resume last                       finish a run that was interrupted
 """
@@ -41,6 +44,21 @@ Say what is missing and the exact command that mends it.
 examples:
   edgekit doctor                 this machine
   edgekit doctor --device pi4    this machine and everything that device needs, tried for real
+"""
+CONVERT_HELP = """\
+Convert a model and write the file.
+
+examples:
+  edgekit convert digits_cnn --to tflite --precision int8
+  edgekit convert model.pt2 --to onnx --precision int8 --calibration photos/ -o model.onnx
+  edgekit convert float.tflite --to tflite --precision int8_weight
+"""
+INSPECT_HELP = """\
+Say what is in a model file, without running it: inputs, outputs, quantization, operators, what a delegate will take.
+
+examples:
+  edgekit inspect model.tflite
+  edgekit inspect model.onnx --json
 """
 COMPLETION_HELP = """\
 Print the completion script of a shell.
@@ -55,6 +73,11 @@ Profile, compare and gate ML models on edge devices, with numbers one can trust.
 example:
   edgekit profile --device pi4
 """
+# What --resume takes from the earlier run.
+MATRIX = (
+    "runtime", "precision", "threads", "samples", "launches", "calls", "max_seconds",
+    "preprocess", "input", "trust",
+)  # fmt: skip
 IMPATIENCE_S = 3.0
 EXIT_CODES = (
     "exit codes: 0 all well, 2 bad input, 3 device or set-up, 4 some cells failed, 130 interrupted, 70 a bug of ours"
@@ -112,6 +135,19 @@ def numbers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers") from None
 
 
+def pair(text: str) -> tuple[str, str]:
+    """NAME=VALUE."""
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=VALUE")
+    return name, value
+
+
+def shape_of(shape: Sequence[int]) -> str:
+    """1x3x224x224."""
+    return "x".join(str(extent) for extent in shape)
+
+
 def positive(text: str) -> int:
     """A whole number of at least one."""
     if not text.isdigit() or int(text) < 1:
@@ -137,7 +173,10 @@ def build_parser() -> Parser:
 
     profile = command("profile", "measure a model on a device", PROFILE_HELP, run_profile)
     profile.add_argument(
-        "model", nargs="?", metavar="MODEL", help="a name of `edgekit models`, or a recipe file (default: digits_cnn)"
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="a name of `edgekit models`, a recipe file, path.py:function, or a model file (default: digits_cnn)",
     )
     profile.add_argument(
         "--device", "-d", metavar="NAME", help="a name of `edgekit devices`, or a profile .toml (default: pi4)"
@@ -150,14 +189,17 @@ def build_parser() -> Parser:
         help="runtimes to compare, or all (default: all of the device's); litert and ort are understood",
     )
     profile.add_argument(
-        "--precision", "-p", type=names, metavar="A,B", help="fp32, int8, int8_io ... (default: fp32,int8)"
+        "--precision", "-p", type=names, metavar="A,B", help="fp32, int8, fp16 ..., or all (default: fp32,int8)"
     )
     profile.add_argument(
         "--threads", "-t", type=numbers, metavar="1,4", help="thread counts, the same in every runtime (default: 1)"
     )
     profile.add_argument(
-        "--samples", type=positive, metavar="N", help="use only the first N held-out inputs for accuracy"
+        "--samples", type=positive, metavar="N", help="use only N held-out inputs, evenly spaced, for accuracy"
     )
+    profile.add_argument("--metric", metavar="NAME", help="top1, top5, mae, auc, or path.py:function")
+    profile.add_argument("--reference", metavar="MODEL", help="compare the outputs with those of this model")
+    add_source_options(profile)
     profile.add_argument("--launches", type=positive, metavar="N", help="fresh processes per cell")
     profile.add_argument("--calls", type=positive, metavar="N", help="timed samples per launch")
     profile.add_argument("--max-seconds", type=float, metavar="S", help="cap on the timed part of a launch")
@@ -167,10 +209,28 @@ def build_parser() -> Parser:
     profile.add_argument(
         "--resume",
         metavar="RUN",
-        help="finish an earlier run: its name, the beginning of it, or last; MODEL and --device only when they lie elsewhere now",
+        help="finish an earlier run: its name, the beginning of it, or last; give a path again only when it lies elsewhere now",
     )
     profile.add_argument("--json", action="store_true", help="the machine form on stdout, and nothing else there")
     profile.add_argument("--quiet", "-q", action="store_true", help="no progress on stderr")
+
+    convert = command("convert", "convert a model and write the file", CONVERT_HELP, run_convert)
+    convert.add_argument("model", metavar="MODEL", help="as for profile")
+    convert.add_argument("--to", required=True, metavar="FORMAT", help="tflite, onnx, executorch, torchscript ...")
+    convert.add_argument("--precision", "-p", default="fp32", metavar="P", help="fp32, int8, fp16 ... (default: fp32)")
+    convert.add_argument("--output", "-o", metavar="FILE", help="(default: MODEL_PRECISION with the format's suffix)")
+    convert.add_argument(
+        "--option", type=pair, action="append", default=[], metavar="NAME=VALUE", help="of the converter"
+    )
+    convert.add_argument("--source", metavar="FRAMEWORK", help="convert from this form: torch, keras ...")
+    convert.add_argument("--force", action="store_true", help="overwrite the file")
+    add_source_options(convert)
+    convert.add_argument("--json", action="store_true", help="the machine form on stdout")
+    convert.add_argument("--quiet", "-q", action="store_true", help="no progress on stderr")
+    inspect = command("inspect", "say what is in a model file", INSPECT_HELP, run_inspect)
+    inspect.add_argument("file", metavar="FILE", help="a model file or a SavedModel folder")
+    add_opening_options(inspect)
+    inspect.add_argument("--json", action="store_true", help="the machine form on stdout")
 
     devices = command("devices", "list the devices", DEVICES_HELP, run_devices)
     devices.add_argument("--json", action="store_true", help="the machine form on stdout")
@@ -184,6 +244,22 @@ def build_parser() -> Parser:
     return parser
 
 
+def add_opening_options(parser: Parser) -> None:
+    """What opening a model file may need."""
+    parser.add_argument(
+        "--input", action="append", default=[], metavar="SHAPE", help="of a model that does not tell it: 1x3x224x224"
+    )
+    parser.add_argument("--trust", action="store_true", help="open files that can run code when they are loaded")
+
+
+def add_source_options(parser: Parser) -> None:
+    """What a model needs beside itself."""
+    parser.add_argument("--data", metavar="PATH", help="your inputs and labels: class folders, images + .csv, or .npz")
+    parser.add_argument("--calibration", metavar="PATH", help="inputs to quantize with, in the same forms")
+    parser.add_argument("--preprocess", metavar="SPEC", help="'range=0..1,resize=256,crop=224,mean=...,std=...'")
+    add_opening_options(parser)
+
+
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
     print(json.dumps(value, indent=1))
@@ -191,8 +267,7 @@ def print_json(value: Any) -> None:
 
 def run_profile(args: argparse.Namespace) -> int:
     """edgekit profile"""
-    matrix = (args.runtime, args.precision, args.threads, args.samples, args.launches, args.calls, args.max_seconds)
-    if args.resume is not None and any(value is not None for value in matrix):
+    if args.resume is not None and any(getattr(args, name) not in (None, False, []) for name in MATRIX):
         raise UserError("--resume takes the matrix of the earlier run", "leave the other options out")
     from edgekit import bench, plan
     from edgekit.progress import Progress
@@ -202,12 +277,19 @@ def run_profile(args: argparse.Namespace) -> int:
         model=args.model,
         device=args.device,
         runtimes=args.runtime,
-        precisions=args.precision or ("fp32", "int8"),
-        threads=args.threads or (1,),
+        precisions=args.precision,
+        threads=args.threads if args.threads is not None else plan.THREADS,
         samples=args.samples,
         output=Path(args.output),
         resume=args.resume,
         effort={"launches": args.launches, "calls": args.calls, "max_seconds": args.max_seconds},
+        inputs=tuple(args.input),
+        data=args.data,
+        calibration=args.calibration,
+        preprocess=args.preprocess,
+        metric=args.metric,
+        reference=args.reference,
+        trust=args.trust,
     )
     started: list[Run] = []
     report: Report | None = None
@@ -261,12 +343,48 @@ def unfinished(error: BaseException, started: list[Run], args: argparse.Namespac
         complain(f"{len(run.lines)} of {len(run.header['plan']['cells'])} cells are kept in {run.path}")
         again = ["edgekit", "profile", "--resume", run.path.name]
         # Only the name of a file from elsewhere is kept in a run, so it has to be given again.
-        again += [args.model] if args.model and args.model != run.header["plan"]["model"] else []
-        again += ["--device", args.device] if args.device and args.device != run.header["plan"]["device"] else []
+        plan = run.header["plan"]
+        again += [args.model] if args.model and args.model != plan["model"] else []
+        for name in ("device", "data", "calibration", "metric", "reference"):
+            given = getattr(args, name)
+            again += [f"--{name}", given] if given and given != plan.get(name) else []
         again += ["--output", str(run.path.parent)] if str(run.path.parent) != "results" else []
         again += ["--cache-dir", args.cache_dir] if args.cache_dir else []
         complain(f"go on with: {shlex.join(again)}")
     return code
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    """edgekit convert"""
+    from edgekit import api
+    from edgekit.progress import Progress
+    from edgekit.report import inspection
+    from edgekit.types import to_json
+
+    options = {**dict(args.option), **({"source": args.source} if args.source else {})}
+    with Progress(quiet=args.quiet) as progress:
+        path, made = api.convert(
+            args.model, args.to, args.precision, args.output, options, args.input, args.data, args.calibration,
+            args.preprocess, args.trust, args.force, progress.say,
+        )  # fmt: skip
+    if args.json:
+        print_json({**to_json(made), "path": str(path)})
+    else:
+        print("\n".join(inspection.of_artifact(path, made)))
+    return errors.EXIT_OK
+
+
+def run_inspect(args: argparse.Namespace) -> int:
+    """edgekit inspect"""
+    from edgekit import api
+    from edgekit.report import inspection
+
+    found = api.inspect(args.file, args.input, args.trust)
+    if args.json:
+        print_json(found)
+    else:
+        print("\n".join(inspection.lines(found)))
+    return errors.EXIT_OK
 
 
 def run_devices(args: argparse.Namespace) -> int:
@@ -295,16 +413,9 @@ def run_models(args: argparse.Namespace) -> int:
     if args.json:
         print_json([{**to_json(model), "source": model.source.name} for model in models])
         return errors.EXIT_OK
-    rows = [(m.name, "x".join(str(extent) for extent in m.input.shape), m.task, m.description) for m in models]
+    rows = [(m.name, " ".join(shape_of(spec.shape) for spec in m.inputs), m.task, m.description) for m in models]
     print_table(("model", "input", "task", "what it is"), rows)
     return errors.EXIT_OK
-
-
-def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Left-aligned columns, the last one as long as it is."""
-    widths = [max(len(row[index]) for row in [heads, *rows]) for index in range(len(heads) - 1)]
-    for row in [heads, *rows]:
-        print("  ".join(text.ljust(width) for text, width in zip(row, [*widths, 0], strict=True)).rstrip())
 
 
 def run_doctor(args: argparse.Namespace) -> int:

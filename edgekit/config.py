@@ -15,12 +15,12 @@ from edgekit.errors import UserError, unknown
 from edgekit.types import Device
 
 PACKAGE = Path(__file__).parent
-ARCHS = ("x86_64", "aarch64", "host")
+ARCHS = ("x86_64", "aarch64", "armv7", "host")
 
 # table -> key -> type. "" is the top level. device_profiles/_reference.toml shows each with a comment (tested).
 KEYS: dict[str, dict[str, type]] = {
-    "": {"description": str, "arch": str, "transport": str, "runtimes": list, "connection": dict, "emulation": dict,
-         "hardware": dict, "limits": dict},
+    "": {"description": str, "arch": str, "transport": str, "runtimes": list, "optional_runtimes": list,
+         "connection": dict, "emulation": dict, "hardware": dict, "limits": dict},
     "connection": {"host": str, "user": str, "port": int},
     "emulation": {"cpu": str, "cores": int, "kernel": str, "memory_mb": int, "cpuinfo": dict, "model": str,
                   "governor": str, "frequency_khz": int, "os": str},
@@ -38,7 +38,7 @@ REQUIRED_TO_EMULATE = {
 }
 AT_LEAST_1 = ("connection.port", "emulation.cores", "emulation.memory_mb", "emulation.frequency_khz", "limits.threads")
 # transport -> the architectures it reaches; the others reach all
-REACHES = {"emulator": ("aarch64",), "local": ("host", platform.machine())}
+REACHES = {"emulator": ("aarch64", "armv7"), "local": ("host", platform.machine())}
 
 
 def folder(name: str) -> Path:
@@ -84,8 +84,9 @@ def read(path: Path) -> Device:
             raise UserError(f"{path.name}: the key '{key}' is missing", "_reference.toml shows every key")
     check_choice(path, text, "arch", data["arch"], ARCHS)
     check_choice(path, text, "transport", data["transport"], plugins.names("transport"))
-    for runtime in data["runtimes"]:
-        check_choice(path, text, "runtimes", runtime, plugins.names("runtime"))
+    for key in ("runtimes", "optional_runtimes"):
+        for runtime in data.get(key, ()):
+            check_choice(path, text, key, runtime, plugins.names("runtime"))
     check_reach(path, text, data)
     return Device(
         name=path.stem,
@@ -97,6 +98,7 @@ def read(path: Path) -> Device:
         emulation=data.get("emulation"),
         hardware=data.get("hardware", {}),
         limits=data.get("limits", {}),
+        optional_runtimes=tuple(data.get("optional_runtimes", ())),
         source=path,
     )
 
@@ -168,5 +170,5 @@ def article(kind: type) -> str:
 def check_choice(path: Path, text: str, key: str, value: str, known: tuple[str, ...] | list[str]) -> None:
     """A value that must be one of some names."""
     if value not in known:
-        error = unknown(key.removesuffix("s"), str(value), known)
+        error = unknown(key.removesuffix("s").removeprefix("optional_"), str(value), known)
         raise UserError(f"{path.name}:{line_of(text, '', key)}: {error.message}", error.hint)

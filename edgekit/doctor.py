@@ -65,8 +65,14 @@ def check_packages(device: Device | None) -> Iterator[Finding]:
     formats = {plugins.load("runtime", name).FORMATS[0] for name in device.runtimes} if device else set()
     for name in plugins.names("converter"):
         converter = plugins.load("converter", name)
-        if converter.PACKAGES and (not device or name in formats):
-            yield check_extra(f"conversion to {name}", converter.PACKAGES, converter.EXTRA)
+        if name == "fake" or (device and name not in formats):
+            continue
+        sources: dict[str, list[str]] = {}
+        for framework, extra in converter.EXTRA.items():
+            sources.setdefault(extra, []).append(framework)
+        for extra, frameworks in sources.items():
+            packages = dict.fromkeys(package for framework in frameworks for package in converter.PACKAGES[framework])
+            yield check_extra(f"{' or '.join(frameworks)} to {name}", packages, extra)
     yield check_extra("data of the built-in models", ("scikit-learn",), "models")
 
 

@@ -10,12 +10,17 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgekit import __version__, convert, plugins, session, sources, store
+from edgekit import __version__, plugins, session, sources, store
 from edgekit.errors import UserError, unknown
 from edgekit.types import Cell, Device, Json, Model, to_json
 
 ALIASES = {"litert": "tflite", "ort": "onnxruntime"}
+# The order in which `--precision all` goes through them.
+ALL_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8_io", "int8_dynamic", "int8_weight", "int16x8", "int4_weight")
+PATHS = ("data", "calibration", "metric", "reference")
 MODEL, DEVICE, PRECISIONS, THREADS = "digits_cnn", "pi4", ("fp32", "int8"), (1,)
+
+WORDS = {"data": "the data", "judged_by": "the metric or the reference"}
 
 
 @dataclass(frozen=True)
@@ -63,12 +68,19 @@ class Request:
     model: str | None = None
     device: str | None = None
     runtimes: tuple[str, ...] | None = None
-    precisions: tuple[str, ...] = PRECISIONS
+    precisions: tuple[str, ...] | None = None
     threads: tuple[int, ...] = THREADS
     samples: int | None = None
     output: Path = Path("results")
     resume: str | None = None
     effort: Json = field(default_factory=dict)
+    inputs: tuple[str, ...] = ()
+    data: str | None = None
+    calibration: str | None = None
+    preprocess: str | None = None
+    metric: str | None = None
+    reference: str | None = None
+    trust: bool = False
 
     def checked(self) -> Request:
         """The same with its defaults filled in. Raises UserError for what no run can be made of."""
@@ -87,37 +99,57 @@ class Request:
         )
 
 
-def recipe(name: str) -> Model:
-    """The model of that name or recipe file. Raises UserError for a finished model file, and says first if it is damaged."""
-    path = Path(name)
-    if path.suffix not in ("", ".py"):
-        kind = convert.check_file(path)
-        hint = f"{path.name} is a whole {kind} model; a recipe says what it was made from: docs/adding-a-model.md"
-        raise UserError(f"profile takes a recipe (.py), not a finished {path.suffix} file", hint)
-    return sources.load(name)
-
-
 def expand(model: Model, device: Device, request: Request) -> list[Cell]:
-    """The matrix, runtime by runtime. Raises UserError for a name that does not exist."""
-    wanted = request.runtimes if request.runtimes and "all" not in request.runtimes else device.runtimes
+    """The matrix, runtime by runtime. Raises UserError for a name that does not exist.
+
+    Where nothing is said, a finished file is measured as it is, in the runtimes of its format; everything else in fp32 and
+    int8, in all runtimes of the device.
+    """
     cells = []
-    for name in dict.fromkeys(ALIASES.get(name, name) for name in wanted):
-        if name not in device.runtimes:
-            if name not in plugins.names("runtime"):
-                raise unknown("runtime", name, device.runtimes)
-            raise UserError(f"{device.name} has no runtime '{name}'", f"it has: {', '.join(device.runtimes)}")
-        produced = plugins.load("runtime", name).FORMATS[0]
-        for precision, threads in itertools.product(request.precisions, request.threads):
-            cells.append(Cell(model.name, produced, precision, name, device.name, threads))
-    every = {p for name in plugins.names("converter") for p in plugins.load("converter", name).PRECISIONS}
-    for precision in request.precisions:
-        if precision not in every:
-            raise unknown("precision", precision, every)
+    wanted = precisions(model, request.precisions)
+    for name in _runtimes(model, device, request.runtimes):
+        formats = plugins.load("runtime", name).FORMATS
+        made = model.entry if model.entry in formats else formats[0]
+        for precision, threads in itertools.product(wanted, request.threads):
+            cells.append(Cell(model.name, made, precision, name, device.name, threads))
     most = int(device.limits.get("threads", 0))
     for threads in request.threads:
         if most and threads > most:
             raise UserError(f"{threads} threads are not possible on {device.name}", f"1 to {most}")
     return cells
+
+
+def _runtimes(model: Model, device: Device, wanted: tuple[str, ...] | None) -> list[str]:
+    """The runtimes asked for, by their names."""
+    if wanted is None and model.kind == "artifact":
+        fits = {name: model.entry in plugins.load("runtime", name).FORMATS for name in device.all_runtimes}
+        fitting = [name for name in device.runtimes if fits[name]] or [name for name in fits if fits[name]]
+        if not fitting:
+            hint = f"{device.name} has: {', '.join(device.all_runtimes)}"
+            raise UserError(f"{device.name} has no runtime for {model.source.suffix} files", hint)
+        return fitting
+    chosen = device.all_runtimes if wanted and "all" in wanted else wanted or device.runtimes
+    names = list(dict.fromkeys(ALIASES.get(name, name) for name in chosen))
+    for name in names:
+        if name not in device.all_runtimes:
+            if name not in plugins.names("runtime"):
+                raise unknown("runtime", name, device.all_runtimes)
+            raise UserError(f"{device.name} has no runtime '{name}'", f"it has: {', '.join(device.all_runtimes)}")
+    return names
+
+
+def precisions(model: Model, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The precisions asked for; `all` is every one that some format has."""
+    every = {p for name in plugins.names("converter") for p in plugins.load("converter", name).PRECISIONS}
+    if wanted is None:
+        return (model.precision,) if model.kind == "artifact" else PRECISIONS
+    if "all" in wanted:
+        own = () if model.precision in ("", *every) else (model.precision,)
+        return (*own, *sorted(every, key=ALL_PRECISIONS.index))
+    for precision in wanted:
+        if precision not in every and precision != model.precision:
+            raise unknown("precision", precision, every)
+    return wanted
 
 
 def header(request: Request, model: Model, device: Device, effort: Effort, cells: list[Cell]) -> Json:
@@ -127,9 +159,13 @@ def header(request: Request, model: Model, device: Device, effort: Effort, cells
         "device": portable(request.device),
         "name": model.name,
         "runtimes": list(dict.fromkeys(cell.runtime for cell in cells)),
-        "precisions": list(request.precisions),
+        "precisions": list(dict.fromkeys(cell.precision for cell in cells)),
         "threads": list(request.threads),
         "samples": request.samples,
+        **{name: portable(value) for name in PATHS if (value := getattr(request, name)) is not None},
+        **({"inputs": list(request.inputs)} if request.inputs else {}),
+        **({"preprocess": request.preprocess} if request.preprocess else {}),
+        **({"trust": True} if request.trust else {}),
         "effort": dataclasses.asdict(effort),
         "cells": [cell.id for cell in cells],
     }
@@ -145,6 +181,7 @@ def header(request: Request, model: Model, device: Device, effort: Effort, cells
             "task": model.task,
             "licence": model.licence,
             "sha256": sources.source_sha256(model),
+            **({"notes": list(model.notes)} if model.notes else {}),
         },
         "host": {"system": platform.system(), "machine": platform.machine(), "python": platform.python_version()},
         "git": store.git_state(Path.cwd()),
@@ -161,7 +198,7 @@ def portable(name: str | None) -> str:
 
 
 def request_of(earlier: store.Run, given: Request) -> Request:
-    """What was asked for when an earlier run was started; model and device may have been given again, from elsewhere."""
+    """What was asked for when an earlier run was started; paths may have been given again, from elsewhere."""
     plan = earlier.header["plan"]
     try:
         return Request(
@@ -171,6 +208,10 @@ def request_of(earlier: store.Run, given: Request) -> Request:
             precisions=tuple(plan["precisions"]),
             threads=tuple(plan["threads"]),
             samples=plan.get("samples"),
+            inputs=tuple(plan.get("inputs", ())),
+            preprocess=plan.get("preprocess"),
+            trust=plan.get("trust", False),
+            **{name: getattr(given, name) or plan.get(name) for name in PATHS},
             output=given.output,
             resume=earlier.path.name,
             effort=plan["effort"],
@@ -188,6 +229,9 @@ def check_alike(earlier: store.Run, now: Json) -> None:
         "the device profile": (before.get("device"), now["device"]),
         "the model's recipe": (before.get("model"), now["model"]),
     }
+    for key in ("data", "judged_by"):
+        if key in before:
+            pairs[WORDS[key]] = (before[key], now[key])
     changed = [what for what, (then, since) in pairs.items() if then != since]
     if changed:
         message = f"{earlier.path.name} cannot be finished: {' and '.join(changed)} changed since it was begun"

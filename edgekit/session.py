@@ -18,7 +18,7 @@ from typing import Any
 
 from edgekit import plugins, userland
 from edgekit.agent import protocol
-from edgekit.cache import cache_dir, fetch, file_sha256, is_file
+from edgekit.cache import cache_dir, content_sha256, fetch, is_file
 from edgekit.errors import AgentError, ConnectError, DeviceError, EdgekitError, ProtocolError, Unsupported
 from edgekit.transports import Channel, Transport
 from edgekit.types import Device, Json
@@ -124,9 +124,15 @@ class Session:
     ) -> None:
         self.close()
 
-    def push(self, path: Path) -> str:
-        """Put a file on the device under its content's hash; returns its name there."""
-        remote = f"blobs/{file_sha256(path)}{path.suffix}"
+    def push(self, path: Path, suffix: str = "") -> str:
+        """Put a file or a folder on the device under its content's hash; returns its name there."""
+        remote = f"blobs/{content_sha256(path)}{suffix or path.suffix}"
+        self.transport.push(path, remote)
+        return remote
+
+    def lend(self, path: Path) -> str:
+        """Put a file on the device for one request with `discard`, after which the agent removes it; returns its name there."""
+        remote = f"lent/{os.getpid()}-{next(NUMBERS)}{path.suffix}"
         self.transport.push(path, remote)
         return remote
 

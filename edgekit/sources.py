@@ -1,162 +1,148 @@
-"""Model recipes: finds them, loads them, trains their weights once, builds the torch or Keras model. Converts nothing."""
+"""Models by name or path: recipes, factories, model files. Makes the weights of recipes once, builds every form of a model in a
+worker. Converts nothing; what lies in a model file is the business of files.py and opening.py."""
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import difflib
-import errno
-import functools
 import importlib.metadata
 import json
-import os
 import re
-import sys
-import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from edgekit import cache, config, errors, worker
+from edgekit import cache, errors, files, opening, recipes, worker
 from edgekit.errors import ConvertError, SetupError, UserError
-from edgekit.types import Json, Model, TensorSpec
+from edgekit.types import Json, Model, TensorSpec, to_json
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
-# framework -> (the recipe's function, the layout of its image inputs)
-FRAMEWORKS = {"torch": ("torch_model", "NCHW"), "keras": ("keras_model", "NHWC"), "fake": ("fake_model", None)}
-CONSTANTS = ("TASK", "DESCRIPTION", "LICENCE", "INPUT")
-FUNCTIONS = (*(function for function, _ in FRAMEWORKS.values()), "weights", "data")
-LAYOUTS = ("NHWC", "NCHW")
 DEADLINE_S = 1800.0
-HELP = "docs/adding-a-model.md shows the form of a recipe"
-
-
-def folder() -> Path:
-    """The folder of recipes: models/ beside the package in a checkout, else the copy inside the package."""
-    return config.folder("models")
 
 
 def names() -> list[str]:
     """The recipes by name, sorted; none is loaded."""
-    return sorted(path.stem for path in folder().glob("*.py") if not path.stem.startswith("_"))
+    return sorted(path.stem for path in recipes.folder().glob("*.py") if not path.stem.startswith("_"))
 
 
-def load(name_or_path: str) -> Model:
-    """A recipe by its name, or by the path of its file (anything with a slash or ending in .py).
+def load(text: str, shapes: Sequence[str] = (), trust: bool = False, say: Callable[[str], None] | None = None) -> Model:
+    """A model by the name of a recipe, the path of one, `path.py:factory`, or the path of a model file or folder.
 
-    Raises UserError with file and line when the file does not run, lacks a name or has one of the wrong type.
+    `shapes` ("1x3x224x224", "name=1x10:int32") are for sources that do not tell what they take; `trust` allows files that
+    run code when they are opened. A recipe is run here, a factory and a file are opened in a worker.
+    Raises UserError with file and line when a recipe does not run, lacks a name or has one of the wrong type, and UserError
+    when a file is damaged, unknown, or needs `shapes` or `trust`.
     """
-    if "/" in name_or_path or name_or_path.endswith(".py"):
-        path = Path(name_or_path)
-        with contextlib.suppress(RuntimeError):  # "~" of a user without a home folder is a name like any other
-            path = path.expanduser()
+    factory = re.fullmatch(r"(.+\.py):([A-Za-z_]\w*)", text)
+    if factory:
+        return _factory(Path(factory.group(1)), factory.group(2), shapes, say)
+    path = Path(text)
+    with contextlib.suppress(RuntimeError):  # "~" of a user without a home folder is a name like any other
+        path = path.expanduser()
+    if text not in names() and path.suffix != ".py" and ("/" in text or path.suffix or path.exists()):
+        return files.load(path, files.parse_shapes(shapes), trust, say)
+    if shapes:
+        raise UserError(f"a recipe says itself what its inputs are, so --input is not for {text}", recipes.HELP)
+    if path.suffix == ".py":
         if not cache.is_file(path):
-            raise UserError(f"there is no model recipe at {name_or_path}", f"known by name: {', '.join(names())}")
+            raise UserError(f"there is no model recipe at {text}", f"known by name: {', '.join(names())}")
     else:
-        path = folder() / f"{name_or_path}.py"
-        if name_or_path not in names():
-            raise errors.unknown("model", name_or_path, names())
+        path = recipes.folder() / f"{text}.py"
+        if text not in names():
+            raise errors.unknown("model", text, names())
+    return recipes.read(path.absolute())
+
+
+def _factory(path: Path, entry: str, shapes: Sequence[str], say: Callable[[str], None] | None) -> Model:
+    """The model that a function of a Python file makes. Always opened anew: nothing tells what the function reads."""
+    if not path.is_file():
+        raise UserError(f"there is no Python file at {path}")
     path = path.absolute()
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", path.stem):
-        raise UserError(f"{path.name}: a model's name is made of letters, digits, '_', '-' and '.'", "rename the file")
-    recipe = execute(path)
-    found = vars(recipe)
-    lines = _definitions(path)
-    _check_spelling(path, found, lines)
-    for constant in ("TASK", "DESCRIPTION", "LICENCE"):
-        if not isinstance(found[constant], str) or not found[constant].strip():
-            raise _wrong(path, lines, constant, "must be a text that is not empty")
-    frameworks = tuple(name for name, (function, _) in FRAMEWORKS.items() if function in found)
-    if not frameworks:
-        raise UserError(f"{path}: has neither torch_model() nor keras_model()", HELP)
-    for function in FUNCTIONS:
-        if function in found and not callable(found[function]):
-            raise _wrong(path, lines, function, "must be a function")
-    if "weights" in found and "torch" not in frameworks:
-        raise _wrong(path, lines, "weights", "gives a torch state dict, so the recipe needs torch_model() too")
-    _extra_files(path, found.get("FILES", ()), lines)
+    recipes.check_name(path)
+    specs = files.parse_shapes(shapes)
+    request = {"path": str(path), "entry": entry, "shapes": [to_json(spec) for spec in specs]}
+    found = worker.run("edgekit.sources:describe_factory", request, DEADLINE_S, say, f"opening {path.name}:{entry}")
     return Model(
-        name=path.stem,
+        name=f"{path.stem}-{entry}",
         source=path,
-        task=found["TASK"],
-        description=found["DESCRIPTION"],
-        licence=found["LICENCE"],
-        input=_input_spec(path, found["INPUT"], lines),
-        frameworks=frameworks,
+        task=found["task"],
+        description=f"made by {entry}() of {path.name}",
+        licence="",
+        inputs=tuple(TensorSpec.from_json(spec) for spec in found["inputs"]),
+        frameworks=(found["framework"],),
+        kind="factory",
+        entry=entry,
+        digest=found["digest"],
+        notes=tuple(found["notes"]),
     )
 
 
-def execute(path: Path) -> ModuleType:
-    """A recipe's file as a module, run once for each content. Raises UserError with file and line when it does not run."""
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    return _run(path, text)
+def describe_factory(request: Json) -> Json:
+    """In a worker: call the factory, and find out what it makes, what that takes, and a digest of architecture and weights."""
+    path, entry = Path(request["path"]), request["entry"]
+    module = recipes.execute(path)
+    if not callable(getattr(module, entry, None)):
+        functions = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        raise errors.unknown(f"function of {path.name}", entry, functions)
+    bare = Model(path.stem, path, "", "", "", (), (), "factory", entry)
+    built, example = _made(bare)
+    framework = opening.framework_of(built)
+    if framework is None:
+        kind = type(built).__name__
+        raise UserError(
+            f"{path.name}: {entry}() returned {kind}, neither a torch.nn.Module nor a keras.Model", recipes.HELP
+        )
+    specs = tuple(TensorSpec.from_json(spec) for spec in request["shapes"])
+    constants = {name for name in recipes.INPUT_CONSTANTS if hasattr(module, name)}
+    said = bool(specs)
+    if not specs and constants:
+        specs = recipes.input_specs(path, vars(module), recipes.definitions(path))
+    if framework == "torch":
+        specs = opening.torch_inputs(built, specs, example, f"{path.name}:{entry}", said)
+        notes: list[str] = []
+    else:
+        specs, notes = opening.keras_inputs(built, specs, said)
+    return {
+        "framework": framework,
+        "task": getattr(module, "TASK", ""),
+        "inputs": [to_json(spec) for spec in specs],
+        "notes": notes,
+        "digest": opening.digest(built, framework, path.parent),
+    }
 
 
-@functools.lru_cache(maxsize=32)
-def _run(path: Path, text: str) -> ModuleType:
-    module = ModuleType(f"edgekit_recipe_{path.stem}")
-    module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # dataclasses and pickles look their module up
-    try:
-        # Compiled here and not imported: no __pycache__ beside the user's file, and never a stale one.
-        exec(compile(text, str(path), "exec"), module.__dict__)
-    except SyntaxError as error:
-        raise UserError(f"{path} line {error.lineno}: {error.msg}", HELP) from error
-    except (Exception, SystemExit) as error:
-        raise UserError(f"{path}{_line(path, error)}: {type(error).__name__}: {error}", HELP) from error
-    return module
-
-
-def _line(path: Path, error: BaseException) -> str:
-    """The line of a file in which an error came up, as " line 7"; empty when none of its lines took part."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return f" line {frames[-1].lineno}" if frames else ""
-
-
-def call(model: Model, function: str) -> Any:
-    """Call one function of a recipe; its folder is importable meanwhile.
-
-    Raises UserError naming the recipe and the line when it fails, SetupError when it lacks a package.
-    """
-    place = str(model.source.parent)
-    sys.path.append(place)
-    try:
-        return getattr(execute(model.source), function)()
-    except (errors.EdgekitError, MemoryError):
-        raise
-    except ModuleNotFoundError as error:
-        message = f"{model.source.name}: {function}() needs the Python package '{error.name}', which is not installed"
-        raise SetupError(message, "pip install 'edgekit[all]' brings what the models of edgekit need") from error
-    except (Exception, SystemExit) as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else "no message"
-        where = f"{model.source.name}{_line(model.source, error)}"
-        raise UserError(f"{where}: {function}() failed: {type(error).__name__}: {reason}", HELP) from error
-    finally:
-        sys.path.remove(place)
+def _made(model: Model) -> tuple[Any, Any]:
+    """(the model that a factory makes, the example inputs it returns beside it or None)."""
+    made = recipes.call(model, model.entry)
+    if isinstance(made, tuple) and len(made) == 2:
+        return made
+    return made, None
 
 
 def source_sha256(model: Model) -> str:
-    """The hash of a recipe and of the FILES that it names."""
-    extra = vars(execute(model.source)).get("FILES", ())
+    """The hash of what a model is made from: a recipe and its FILES, a factory's file and what it made, a model file."""
+    if model.kind == "factory":
+        return cache.digest([cache.source_sha256(model.source), model.digest])
+    if model.kind != "recipe":
+        return cache.digest([cache.content_sha256(model.source), [to_json(spec) for spec in model.inputs]])
+    extra = vars(recipes.execute(model.source)).get("FILES", ())
     return cache.source_sha256(model.source, *(model.source.parent / name for name in extra))
 
 
-def input_of(model: Model, framework: str) -> TensorSpec:
-    """The model's input as `framework` takes it: images NCHW in torch and NHWC in Keras, all else as in the recipe."""
-    spec, layout = model.input, FRAMEWORKS[framework][1]
+def inputs_of(model: Model, framework: str) -> tuple[TensorSpec, ...]:
+    """The model's inputs as `framework` takes them: images NCHW in torch and NHWC in Keras, all else as in the source."""
+    layout = recipes.FRAMEWORKS[framework][1] if framework in recipes.FRAMEWORKS else None
+    return tuple(in_layout(spec, layout) for spec in model.inputs)
+
+
+def in_layout(spec: TensorSpec, layout: str | None) -> TensorSpec:
+    """An image input in another layout; any other input, or None for a layout, as it is."""
     if spec.layout is None or layout is None or spec.layout == layout:
         return spec
     n, a, b, c = spec.shape
     shape = (n, c, a, b) if layout == "NCHW" else (n, b, c, a)
-    return TensorSpec(spec.name, shape, spec.dtype, layout)
+    return TensorSpec(spec.name, shape, spec.dtype, layout, spec.quantization)
 
 
 def versions(packages: Iterable[str], extra: str) -> dict[str, str]:
@@ -176,7 +162,7 @@ def weights(model: Model, say: Callable[[str], None] | None = None) -> Path | No
 
     Beside it stand weights.json (its sha256) and check.npz: a few inputs with torch's outputs, which `build` compares.
     """
-    if not hasattr(execute(model.source), "weights"):
+    if model.kind != "recipe" or not hasattr(recipes.execute(model.source), "weights"):
         return None
     code = cache.file_sha256(Path(__file__))
     key = cache.digest({"recipe": source_sha256(model), "versions": versions(("torch",), "torch"), "code": code})
@@ -184,7 +170,7 @@ def weights(model: Model, say: Callable[[str], None] | None = None) -> Path | No
     def make(folder: Path) -> None:
         if say:
             say(f"{model.name}: making its weights once (kept in the cache)")
-        request = {"recipe": str(model.source), "folder": str(folder)}
+        request = {"model": to_json(model), "folder": str(folder)}
         worker.run("edgekit.sources:make_weights", request, DEADLINE_S, say, f"making the weights of {model.name}")
 
     return cache.fetch(cache.cache_dir() / "weights" / key, make, _whole, f"weights of {model.name}", say)
@@ -213,33 +199,42 @@ def make_weights(request: Json) -> Json:
     import torch
 
     torch.set_num_threads(1)  # the order of float sums, and so every weight, would depend on the number of cores
-    model = load(request["recipe"])
+    model = Model.from_json(request["model"])
     place = Path(request["folder"])
-    state = call(model, "weights")
+    state = recipes.call(model, "weights")
     if not isinstance(state, Mapping) or not all(isinstance(array, np.ndarray) for array in state.values()):
-        raise UserError(f"{model.source.name}: weights() must return a dict of numpy arrays", HELP)
+        raise UserError(f"{model.source.name}: weights() must return a dict of numpy arrays", recipes.HELP)
     path = place / "weights.npz"
     np.savez(path, **dict(state))
     built = build(model, "torch", path)
-    x = np.random.default_rng(0).normal(0.0, 1.0, (4, *input_of(model, "torch").shape[1:])).astype(np.float32)
-    with torch.no_grad():
-        y = np.concatenate([one_output(model, built(torch.from_numpy(row[None]))) for row in x])
-    np.savez(place / "check.npz", x=x, y=y)
+    rng = np.random.default_rng(0)
+    xs = [rng.normal(0.0, 1.0, (4, *spec.shape[1:])).astype(np.float32) for spec in inputs_of(model, "torch")]
+    run = opening.runner(built, "torch", inputs_of(model, "torch"))
+    ys = [np.concatenate(rows) for rows in zip(*(run([x[i : i + 1] for x in xs])[0] for i in range(4)), strict=True)]
+    arrays = {f"x{i}": x for i, x in enumerate(xs)} | {f"y{i}": y for i, y in enumerate(ys)}
+    np.savez(place / "check.npz", **arrays)
     (place / "weights.json").write_text(json.dumps({"sha256": cache.file_sha256(path)}), "utf-8")
     return {"arrays": len(state)}
 
 
 def build(model: Model, framework: str, weights_path: Path | None) -> Any:
-    """The model in one framework ("torch": nn.Module in eval mode, "keras": keras.Model, "fake": dict) with its weights.
+    """The model in one framework ("torch": nn.Module in eval mode, "keras": keras.Model, "fake": dict, else a path).
 
     Meant for a worker. Raises ConvertError when weights and architecture do not fit, or when the Keras form computes
     something else than the torch form.
     """
     if framework not in model.frameworks:
         have = ", ".join(model.frameworks)
-        hint = f"it has: {have}; add {FRAMEWORKS[framework][0]}() to the recipe"
+        hint = f"it has: {have}"
+        if framework in recipes.FRAMEWORKS:
+            hint += f"; add {recipes.FRAMEWORKS[framework][0]}() to the recipe"
         raise errors.Unsupported(f"the model '{model.name}' has no {framework} form", hint)
-    built = call(model, FRAMEWORKS[framework][0])
+    if model.kind == "factory":
+        made = _made(model)[0]
+        return _load_torch(model, made, None) if framework == "torch" else made
+    if model.kind != "recipe":
+        return opening.build(model, framework)
+    built = recipes.call(model, recipes.FRAMEWORKS[framework][0])
     if framework == "torch":
         return _load_torch(model, built, weights_path)
     if framework == "keras":
@@ -247,21 +242,12 @@ def build(model: Model, framework: str, weights_path: Path | None) -> Any:
     return built
 
 
-def one_output(model: Model, result: Any) -> np.ndarray:
-    """What a torch or Keras model returned, as an array. Raises UserError for anything but one tensor."""
-    if not hasattr(result, "numpy"):
-        message = f"{model.source.name}: the model returns a {type(result).__name__}; one output tensor is needed"
-        raise UserError(message, "return the tensor itself, for instance the class scores")
-    array: np.ndarray = result.numpy()
-    return array
-
-
 def _load_torch(model: Model, built: Any, weights_path: Path | None) -> Any:
     import torch
 
     if not isinstance(built, torch.nn.Module):
         raise UserError(
-            f"{model.source.name}: torch_model() returned {type(built).__name__}, not a torch.nn.Module", HELP
+            f"{model.source.name}: torch_model() returned {type(built).__name__}, not a torch.nn.Module", recipes.HELP
         )
     if weights_path is not None:
         state = {name: torch.from_numpy(array) for name, array in _arrays(weights_path).items()}
@@ -280,13 +266,26 @@ def _load_keras(model: Model, built: Any, weights_path: Path | None) -> None:
     from edgekit import twins
 
     if not isinstance(built, keras.Model):
-        raise UserError(f"{model.source.name}: keras_model() returned {type(built).__name__}, not a keras.Model", HELP)
+        raise UserError(
+            f"{model.source.name}: keras_model() returned {type(built).__name__}, not a keras.Model", recipes.HELP
+        )
     if weights_path is None:
         return
     twins.copy_weights(_arrays(weights_path), built)
     check = _arrays(weights_path.with_name("check.npz"))
-    x = np.moveaxis(check["x"], 1, -1) if model.input.layout else check["x"]
-    difference = twins.difference(one_output(model, built(x, training=False)), check["y"])
+    specs = inputs_of(model, "keras")
+    xs = [check[f"x{index}"] for index in range(len(specs))]
+    xs = [np.moveaxis(x, 1, -1) if spec.layout else x for x, spec in zip(xs, specs, strict=True)]
+    found = opening.flat(built(xs if len(xs) > 1 else xs[0], training=False))[0]
+    expected = [
+        check[name] for name in sorted((name for name in check if name[0] == "y"), key=lambda name: int(name[1:]))
+    ]
+    if [tuple(y.shape) for y in found] != [y.shape for y in expected]:
+        shapes = ", ".join(str(tuple(y.shape)) for y in found)
+        raise ConvertError(
+            f"'{model.name}': the outputs of its Keras form have other shapes than those of torch: {shapes}"
+        )
+    difference = max(twins.difference(np.asarray(y), e) for y, e in zip(found, expected, strict=True))
     if not difference <= twins.TOLERANCE:
         message = (
             f"'{model.name}': the outputs of its Keras form differ from those of its torch form by {difference:.1%}"
@@ -300,66 +299,3 @@ def _arrays(path: Path) -> dict[str, Any]:
 
     with np.load(path, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
-
-
-def _definitions(path: Path) -> dict[str, int]:
-    """{name: line} of everything the file defines at its top level."""
-    lines: dict[str, int] = {}
-    for node in ast.parse(path.read_text("utf-8")).body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            lines[node.name] = node.lineno
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                if isinstance(target, ast.Name):
-                    lines[target.id] = node.lineno
-    return lines
-
-
-def _check_spelling(path: Path, found: Mapping[str, Any], lines: Mapping[str, int]) -> None:
-    """Refuse a missing constant, and a name that is nearly one of ours: it would silently be ignored."""
-    ours = (*CONSTANTS, "FILES", *FUNCTIONS)
-    for name, line in lines.items():
-        close = difflib.get_close_matches(name, ours, n=1, cutoff=0.8)
-        if name not in ours and not name.startswith("_") and close and close[0] not in found:
-            raise UserError(f"{path} line {line}: '{name}' means nothing to edgekit", f"did you mean '{close[0]}'?")
-    missing = [name for name in CONSTANTS if name not in found]
-    if missing:
-        raise UserError(f"{path}: lacks {', '.join(missing)}", HELP)
-
-
-def _input_spec(path: Path, value: Any, lines: Mapping[str, int]) -> TensorSpec:
-    """The recipe's INPUT as a TensorSpec."""
-    if not isinstance(value, dict):
-        raise _wrong(path, lines, "INPUT", "must be a dict with shape, dtype and layout")
-    known = ("name", "shape", "dtype", "layout")
-    for key in value:
-        if key not in known:
-            error = errors.unknown("key of INPUT", str(key), known)
-            raise UserError(f"{path} line {lines.get('INPUT', '?')}: {error.message}", error.hint)
-    shape, layout, name = value.get("shape"), value.get("layout"), value.get("name", "input")
-    if (
-        not isinstance(shape, (tuple, list))
-        or not all(type(size) is int and size > 0 for size in shape)
-        or len(shape) < 2
-        or shape[0] != 1
-    ):
-        raise _wrong(path, lines, "INPUT", f"needs a shape of positive whole numbers with batch 1 first, not {shape!r}")
-    if value.get("dtype") != "float32":
-        raise _wrong(path, lines, "INPUT", f"needs dtype 'float32', not {value.get('dtype')!r}")
-    if layout not in (None, *LAYOUTS) or (layout is not None and len(shape) != 4):
-        raise _wrong(path, lines, "INPUT", "may have layout 'NHWC' or 'NCHW', and then four dimensions")
-    if not isinstance(name, str) or not name.isidentifier():
-        raise _wrong(path, lines, "INPUT", f"needs a name that is an identifier, not {name!r}")
-    return TensorSpec(name, tuple(shape), "float32", layout)
-
-
-def _extra_files(path: Path, value: Any, lines: Mapping[str, int]) -> None:
-    if not isinstance(value, (tuple, list)) or not all(isinstance(name, str) for name in value):
-        raise _wrong(path, lines, "FILES", "must be a tuple of paths")
-    for name in value:
-        if not os.path.exists(path.parent / name):  # noqa: PTH110 - Path.exists raises where this user may not look
-            raise _wrong(path, lines, "FILES", f"names '{name}', which does not exist in {path.parent}")
-
-
-def _wrong(path: Path, lines: Mapping[str, int], name: str, what: str) -> UserError:
-    return UserError(f"{path} line {lines.get(name, '?')}: {name} {what}", HELP)

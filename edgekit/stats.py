@@ -50,7 +50,8 @@ def instructions(launches: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None
         return None
     medians = [max(0, round(statistics.median(column))) for column in zip(*rows, strict=True)]
     totals = [row[0] for row in rows]
-    result: dict[str, Any] = dict(zip(INSTRUCTION_CLASSES, medians, strict=True))
+    # The total comes first; of a 32-bit guest it is all that is known.
+    result: dict[str, Any] = dict(zip(INSTRUCTION_CLASSES, medians, strict=False))
     result["spread"] = round((max(totals) - min(totals)) / medians[0], 6) if medians[0] else 0.0
     result["samples"] = len(rows)
     return result

@@ -38,7 +38,7 @@ class Run:
     def create(cls, parent: Path, header: Json) -> Run:
         """Make the folder and write run.json."""
         path = parent / str(header["run"])
-        write_text(path / "run.json", json.dumps({"schema": SCHEMA, **header}, indent=1) + "\n")
+        write_text(path / "run.json", json.dumps({"schema": SCHEMA, **header}, indent=1, allow_nan=False) + "\n")
         return cls(path, {"schema": SCHEMA, **header}, [])
 
     @classmethod
@@ -64,6 +64,7 @@ class Run:
         """Add a measurement; it is on the disk when this returns. A torn line before it is cut off first."""
         line: Json = to_json(measurement)
         line["id"] = measurement.cell.id
+        data = json.dumps(line, allow_nan=False).encode() + b"\n"  # NaN is no JSON, and here a bug of ours
         target = self.path / "measurements.jsonl"
         with disk_errors("the measurement"):
             if self.torn:
@@ -73,7 +74,6 @@ class Run:
             with target.open("ab", buffering=0) as stream:
                 start = stream.tell()
                 try:
-                    data = json.dumps(line).encode() + b"\n"
                     while data:
                         data = data[stream.write(data) :]
                     os.fsync(stream.fileno())

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +50,10 @@ def bug() -> int:
     traceback.print_exc()
     complain("this is a bug in edgekit: please report the lines above")
     return EXIT_BUG
+
+
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Left-aligned columns, the last one as long as it is."""
+    widths = [max(len(row[index]) for row in [heads, *rows]) for index in range(len(heads) - 1)]
+    for row in [heads, *rows]:
+        print("  ".join(text.ljust(width) for text, width in zip(row, [*widths, 0], strict=True)).rstrip())

@@ -39,20 +39,41 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Model:
-    """A recipe: where a model comes from and what it is for. `source` is the recipe's file; `input` is its float input."""
+    """What is profiled or converted. `source` is a recipe's file, a file with a factory, or a model file or folder.
+
+    `inputs` are as the source takes them: float for a model, as they are stored for an artifact. `frameworks` are the forms
+    that `sources.build` can give, `entry` the function of a factory or the format of an artifact, `precision` that of an
+    artifact, `digest` what a factory made (its file alone does not tell), `notes` what was decided on opening, and `about`
+    what was found in a file.
+    """
 
     name: str
     source: Path
     task: str
     description: str
     licence: str
-    input: TensorSpec
+    inputs: tuple[TensorSpec, ...]
     frameworks: tuple[str, ...]
+    kind: str = "recipe"
+    entry: str = ""
+    precision: str = ""
+    digest: str = ""
+    trusted: bool = False
+    metric_output: int = 0
+    notes: tuple[str, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Model:
+        inputs = tuple(TensorSpec.from_json(spec) for spec in data["inputs"])
+        lists = {"frameworks": tuple(data["frameworks"]), "notes": tuple(data.get("notes", ()))}
+        return cls(**{**data, **lists, "inputs": inputs, "source": Path(data["source"])})
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """One deployable file. `details` holds what its converter found out, for instance the delegated share."""
+    """One deployable file. `details` holds what its converter found out, for instance the delegated share; `framework` is the
+    form of the model that it was made from, and so the one it is compared with ("" for a file that is taken as it is)."""
 
     model: str
     format: str
@@ -64,12 +85,14 @@ class Artifact:
     outputs: tuple[TensorSpec, ...]
     key: str
     made_with: Mapping[str, str]
+    framework: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device profile. `runtimes` are the runtimes it can run, best first; `emulation` is None for a real device."""
+    """A device profile. `runtimes` are the runtimes it can run, best first, and `optional_runtimes` those that run only when
+    they are asked for; `emulation` is None for a real device."""
 
     name: str
     description: str
@@ -80,7 +103,12 @@ class Device:
     emulation: Mapping[str, Any] | None = None
     hardware: Mapping[str, Any] = field(default_factory=dict)
     limits: Mapping[str, Any] = field(default_factory=dict)
+    optional_runtimes: tuple[str, ...] = ()
     source: Path | None = None
+
+    @property
+    def all_runtimes(self) -> tuple[str, ...]:
+        return self.runtimes + self.optional_runtimes
 
     @property
     def emulated(self) -> bool:

@@ -30,6 +30,8 @@ from edgekit.cache import disk_errors
 from edgekit.errors import ConvertError, EdgekitError, WorkerCrashed
 from edgekit.types import Json
 
+# The children under way; `end_all` is for a Ctrl-C while several threads wait for theirs.
+LIVE: set[subprocess.Popen[bytes]] = set()
 LOG_TAIL_LINES = 40
 LOG_TAIL_BYTES = 8000
 HEARTBEAT_S = 30.0
@@ -72,10 +74,12 @@ def run(
             start_new_session=True,
         )
         started = time.monotonic()
+        LIVE.add(process)
         try:
             returncode = _wait(process, deadline_s, what, say)
         finally:
             _end_group(process)
+            LIVE.discard(process)
         tail = _tail(folder / "log")
         if returncode is None:
             message = f"{what} did not finish within {deadline_s:g} s and was ended"
@@ -108,6 +112,13 @@ def _wait(
             elapsed_s = time.monotonic() - started
             if say and elapsed_s < deadline_s:
                 say(f"{what}: still at work after {elapsed_s:.0f} s")
+
+
+def end_all() -> None:
+    """End every child that is under way; whoever waits for one gets a WorkerCrashed."""
+    for process in list(LIVE):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

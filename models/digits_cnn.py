@@ -7,7 +7,9 @@ it needs, and edgekit calls it in a process of its own.
     TASK         str; "image-classification" makes edgekit report top-1 accuracy
     DESCRIPTION  str, one line for listings
     LICENCE      str, an SPDX identifier of the weights, and of the data where it differs
-    INPUT        dict: "shape" (batch 1), "dtype" ("float32"), for images "layout" ("NHWC" or "NCHW"), "name" (optional)
+    INPUT        dict: "shape" (batch 1), "dtype" ("float32"), for images "layout" ("NHWC" or "NCHW"), "name" (optional);
+                 INPUTS, a list of such dicts with names, for a model with several inputs, which may be int32 or int64 too
+    METRIC_OUTPUT  optional: the index of the output that accuracy is taken of, 0 by default
     FILES        optional tuple of paths relative to this file: whatever else the recipe reads or imports. Their content
                  is part of every artifact's key, so changing one converts again.
 
@@ -15,9 +17,9 @@ it needs, and edgekit calls it in a process of its own.
     keras_model()    the same architecture as a keras.Model; its image input is always NHWC
     weights()        {name: array}, the state dict of torch_model(), the same at every call (seed everything). Without it
                      torch_model() and keras_model() are taken to return trained models.
-    data()           {"calibration": x, "x": x, "y": labels or None}: float32 [N, ...] in INPUT's layout. Calibration must
-                     come from training data, never from the test inputs "x". Without data() edgekit draws random inputs,
-                     says so, and reports no accuracy.
+    data()           {"calibration": x, "x": x, "y": labels or None}: float32 [N, ...] in INPUT's layout, for INPUTS a tuple
+                     of arrays or a dict of them by name. Calibration must come from training data, never from the test
+                     inputs "x". Without data() edgekit draws random inputs, says so, and reports no accuracy.
 
 At least one of torch_model and keras_model is needed. Where both are there, Keras receives the torch weights layer by
 layer (edgekit/twins.py) and its outputs are compared with torch's before anything is converted. Write a convolution

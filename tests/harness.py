@@ -231,5 +231,6 @@ class Agent:
 def write_fake_model(path: Path, **description: Any) -> str:
     """A model of the fake runtime, ten floats in and out, as its converter writes it; returns the file's name."""
     known = {"latency_ns": 1_200_000, "jitter": 0.01, "instructions": 123_456, **description}
-    fake.convert(known, "fp32", None, TensorSpec("x", (1, 10), "float32"), {"colour": "grey"}, path)
+    specs = (TensorSpec("x", (1, 10), "float32"),)
+    fake.convert(known, "fp32", None, specs, {"colour": "grey"}, path, "fake")
     return path.name

@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 INPUTS, OUTPUTS = 8, 4
 # Small multiples of powers of two: every product and sum is exact, so all runtimes must agree to the last bit.
@@ -13,6 +14,14 @@ WEIGHTS = [[((5 * i + 3 * j) % 9 - 4) / 4 for j in range(OUTPUTS)] for i in rang
 BIAS = [0.5, -0.25, 1.0, 0.0]
 SAMPLE = [(k % 5 - 2) / 8 for k in range(INPUTS)]
 FILES = {"tflite": "tiny.tflite", "onnxruntime": "tiny.onnx", "executorch": "tiny.pte"}
+# Of the runtimes that are used from Python.
+PYTHON_FILES = {
+    "tflite_runtime": "tiny.tflite",
+    "torchscript": "tiny.pt",
+    "ptl": "tiny.ptl",
+    "aoti": "tiny.pt2",
+    "tensorflow": "tiny.savedmodel",
+}
 
 
 def answer(x: list[float]) -> list[float]:
@@ -31,7 +40,7 @@ def make(folder: Path, *formats: str) -> dict[str, Path]:
     argv = [sys.executable, __file__, str(folder), *chosen]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    return {name: folder / FILES[name] for name in chosen}
+    return {name: folder / {**FILES, **PYTHON_FILES}[name] for name in chosen}
 
 
 def make_tflite(path: Path) -> None:
@@ -96,14 +105,59 @@ def make_executorch(path: Path) -> None:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-    layer = torch.nn.Linear(INPUTS, OUTPUTS)
-    layer.weight.data = torch.tensor(WEIGHTS).T.contiguous()
-    layer.bias.data = torch.tensor(BIAS)
-    exported = torch.export.export(torch.nn.Sequential(layer, torch.nn.ReLU()).eval(), (torch.zeros(1, INPUTS),))
+    exported = torch.export.export(torch_layer(), (torch.zeros(1, INPUTS),))
     program = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
     path.write_bytes(program.buffer)
 
 
+make_tflite_runtime = make_tflite
+
+
+def torch_layer() -> Any:
+    """The layer as a torch.nn.Module."""
+    import torch
+
+    layer = torch.nn.Linear(INPUTS, OUTPUTS)
+    layer.weight.data = torch.tensor(WEIGHTS).T.contiguous()
+    layer.bias.data = torch.tensor(BIAS)
+    return torch.nn.Sequential(layer, torch.nn.ReLU()).eval()
+
+
+def make_torchscript(path: Path) -> None:
+    """Traced and frozen."""
+    import torch
+
+    torch.jit.freeze(torch.jit.trace(torch_layer(), torch.zeros(1, INPUTS))).save(str(path))
+
+
+def make_ptl(path: Path) -> None:
+    """The same for the lite interpreter."""
+    import torch
+
+    torch.jit.freeze(torch.jit.trace(torch_layer(), torch.zeros(1, INPUTS)))._save_for_lite_interpreter(str(path))
+
+
+def make_aoti(path: Path) -> None:
+    """Compiled by Inductor."""
+    import torch
+
+    exported = torch.export.export(torch_layer(), (torch.zeros(1, INPUTS),))
+    with torch.no_grad():
+        torch._inductor.aoti_compile_and_package(exported, package_path=str(path))
+
+
+def make_tensorflow(path: Path) -> None:
+    """A SavedModel with a serving signature whose batch is free."""
+    import tensorflow as tf
+
+    weights, bias = tf.constant(WEIGHTS), tf.constant(BIAS)
+    module = tf.Module()
+    module.layer = tf.function(
+        lambda x: {"y": tf.nn.relu(x @ weights + bias)}, [tf.TensorSpec((None, INPUTS), tf.float32, "x")]
+    )
+    tf.saved_model.save(module, str(path), {"serving_default": module.layer})
+
+
 if __name__ == "__main__":
     for runtime in sys.argv[2:]:
-        globals()[f"make_{runtime}"](Path(sys.argv[1]) / FILES[runtime])
+        globals()[f"make_{runtime}"](Path(sys.argv[1]) / {**FILES, **PYTHON_FILES}[runtime])

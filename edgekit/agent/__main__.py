@@ -86,7 +86,7 @@ class Agent:
         self.spawn = spawn
         self.host = Lines(0)
         self.kept = None
-        self.written = set()  # files for the host to fetch; gone with the agent
+        self.written = set()  # files for the host to fetch, or lent by it; gone with the agent
 
     def serve(self):
         """Greet, then answer until `bye` or until the host goes away."""
@@ -103,9 +103,8 @@ class Agent:
                     self.host.fill()
         finally:
             self.drop()
-            for path in self.written:
-                if os.path.exists(path):
-                    os.unlink(path)
+            for path in list(self.written):
+                self.remove(path)
 
     def answer(self, line):
         """Answer one line; False after a goodbye."""
@@ -135,6 +134,8 @@ class Agent:
             self.kept = Child(self.spawn)
         if "output" in args:
             self.written.add(args["output"])
+        if args.get("discard"):
+            self.written.add(args["input"])
         keep = False
 
         def emit(event):
@@ -145,8 +146,16 @@ class Agent:
             keep = bool(args.get("keep"))
             return result
         finally:
+            if args.get("discard"):
+                self.remove(args["input"])
             if not keep:
                 self.drop()
+
+    def remove(self, path):
+        """Delete a file that was lent or written for the host."""
+        self.written.discard(path)
+        if os.path.exists(path):
+            os.unlink(path)
 
     def drop(self):
         """End the child, if there is one."""

@@ -6,11 +6,10 @@ Standard library only, Python 3.9.
 
 import ctypes
 import importlib
-import os
 import time
 
 from . import memory as memory_of
-from . import sysinfo
+from . import plugin, sysinfo
 from .protocol import Fault
 from .runtimes._library import size_bytes
 
@@ -41,9 +40,11 @@ class Launch:
             )  # refuses what would crash the runtime; no part of its load time
         module.probe(self.libraries)
         # The runtime is imported and no model is there: the baseline of the memory figures.
-        self.meter = memory_of.meter(self.libraries if args.get("emulated") else {})
+        self.meter = memory_of.meter(args.get("emulated"))
         self.baseline = self.meter.restart()
         options = {"threads": args.get("threads", 1), "libraries": self.libraries, "checked": True}
+        # What the host knows of the artifact's tensors, for runtimes whose files do not say it.
+        options.update((key, args[key]) for key in ("inputs", "outputs") if key in args)
         started = time.perf_counter_ns()
         self.loaded = module.load(args["model"], options)
         self.load_ns = time.perf_counter_ns() - started
@@ -82,7 +83,7 @@ class Launch:
             "loaded_bytes": self.after_load["resident"],
             "run_peak_bytes": run_peak["resident"],
             "delta_bytes": top - self.baseline["resident"],
-            "model_file_bytes": os.path.getsize(model),
+            "model_file_bytes": memory_of.file_bytes(model),
             "model_mapped": memory_of.is_mapped(model),
         }
         if not self.meter.restartable:
@@ -133,7 +134,11 @@ def predict(args, emit):
 
 
 class Stopwatch:
-    """Times `batch` calls of a loaded model: in native code where it can be, else from Python."""
+    """Times and counts `batch` calls of a loaded model: in native code where it can be, else from Python.
+
+    `kind` says which: "native"; "in-process" for a runtime that is called from Python only, whose counts then hold the
+    Python of a call too; "python" where the native loop could do it, but its library is missing.
+    """
 
     def __init__(self, loaded, libraries, counters):
         self.loaded = loaded
@@ -143,11 +148,13 @@ class Stopwatch:
         if self.native and libraries.get("loop"):
             self.library = ctypes.CDLL(libraries["loop"])
             self.library.edgekit_loop.restype = ctypes.c_uint64
-        # "python" is a choice of last resort: this runtime could be timed natively, but the loop's library is missing
         self.kind = "native" if self.library else "python" if self.native else "in-process"
-        self.counting = bool(counters and self.library)
-        if self.counting and not self.library.edgekit_counters((ctypes.c_uint64 * 8)()):
-            raise Fault("internal", "instruction counts were asked for, but no counter answers on this device")
+        self.counting = bool(counters) and not hasattr(loaded, "counts")
+        if self.counting:
+            self.count = plugin.Count()
+            self.count.stop()
+            if not self.count.read():
+                raise Fault("internal", "instruction counts were asked for, but no counter answers on this device")
 
     def loop(self, address, arguments, mask, samples, batch):
         """One call of the native loop; returns (ns per batch, counts per batch or None)."""
@@ -172,25 +179,40 @@ class Stopwatch:
         """`samples` times of `batch` calls each: (ns per batch, instruction counts per batch or None)."""
         if self.library:
             return self.loop(*self.native, samples, batch)
-        times = []
-        run, clock = self.loaded.run, self.clock
-        for _ in range(samples):
-            begin = clock()
-            for _ in range(batch):
-                run()
-            times.append(clock() - begin)
-        rows = None
+        times, rows = self.calls(self.loaded.run, samples, batch)
         if hasattr(self.loaded, "counts"):
             rows = [[value * batch for value in self.loaded.counts] for _ in range(samples)]
         return times, rows
+
+    def calls(self, run, samples, batch):
+        """As loop(), of a Python function."""
+        clock, counting = self.clock, self.counting
+        times, rows = [], []
+        for _ in range(samples):
+            if counting:
+                self.count.start()
+            begin = clock()
+            for _ in range(batch):
+                run()
+            end = clock()
+            if counting:
+                self.count.stop()
+                rows.append(self.count.read())
+            times.append(end - begin)
+        return times, rows if counting else None
 
     def overhead(self, batch):
         """Instruction counts of a batch of empty calls: what the loop itself adds to every sample."""
         if not self.counting:
             return None
-        address = ctypes.cast(self.library.edgekit_nothing, ctypes.c_void_p).value
-        _, rows = self.loop(address, (), 0, 5, batch)
-        return min(rows)
+        if self.library:
+            address = ctypes.cast(self.library.edgekit_nothing, ctypes.c_void_p).value
+            return min(self.loop(address, (), 0, 5, batch)[1])
+        return min(self.calls(nothing, 5, batch)[1])
+
+
+def nothing():
+    """Counted to learn what calling from Python costs by itself."""
 
 
 def measure(args, emit):

@@ -5,7 +5,9 @@ On hardware the kernel keeps the peak and `echo 5 > /proc/self/clear_refs` resta
 kernel's figures include the emulator, so the instruction-counter plug-in sums the guest's own mappings instead.
 """
 
-import ctypes
+import os
+
+from . import plugin
 
 
 def status_bytes(field):
@@ -15,6 +17,13 @@ def status_bytes(field):
             if line.startswith(field + ":"):
                 return int(line.split()[1]) * 1024
     return None
+
+
+def file_bytes(path):
+    """The size of a model's file, or of all files in its folder."""
+    if not os.path.isdir(path):
+        return os.path.getsize(path)
+    return sum(os.path.getsize(os.path.join(at, name)) for at, _, names in os.walk(path) for name in names)
 
 
 def is_mapped(path):
@@ -50,30 +59,17 @@ class GuestMeter:
     method = "guest mappings of the emulated process"
     restartable = True
 
-    def __init__(self, library):
-        self.library = library
-
-    def read(self, restart):
-        values = (ctypes.c_uint64 * 4)()
-        if not self.library.edgekit_guest_memory(ctypes.c_int(1 if restart else 0), values):
-            return None
-        return list(values)
-
     def restart(self):
         """Start a new peak; returns what is resident now."""
-        now = self.read(True)
+        now = plugin.guest_memory(True)
         return {"resident": now[0], "anonymous": now[2]}
 
     def peak(self):
         """The peak since the last restart."""
-        now = self.read(False)
+        now = plugin.guest_memory(False)
         return {"resident": now[1], "anonymous": now[3]}
 
 
-def meter(libraries):
+def meter(emulated):
     """The right meter for where this process runs."""
-    if libraries.get("loop"):
-        guest = GuestMeter(ctypes.CDLL(libraries["loop"]))
-        if guest.read(False):
-            return guest
-    return KernelMeter()
+    return GuestMeter() if emulated and plugin.guest_memory(False) else KernelMeter()

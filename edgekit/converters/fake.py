@@ -27,12 +27,12 @@ from edgekit.types import Json, TensorSpec, to_json
 if TYPE_CHECKING:
     import numpy as np
 
-SOURCE = "fake"
+SOURCES = ("fake",)
 SUFFIX = ".fake"
-EXTRA = "fake"
+EXTRA = {"fake": "fake"}
 PRECISIONS = ("fp32", "int8")
 OPTIONS: Mapping[str, tuple[str, ...]] = {"colour": ("grey", "red")}
-PACKAGES: tuple[str, ...] = ()
+PACKAGES: Mapping[str, tuple[str, ...]] = {"fake": ()}
 
 FORMAT = "edgekit-fake"
 KEYS = ("latency_ns", "jitter", "output", "instructions", "fault", "convert_fault")
@@ -41,20 +41,21 @@ KEYS = ("latency_ns", "jitter", "output", "instructions", "fault", "convert_faul
 def convert(
     source: Mapping[str, Any],
     precision: str,
-    calibration: np.ndarray | None,
-    input_spec: TensorSpec,
+    calibration: tuple[np.ndarray, ...] | None,
+    input_specs: tuple[TensorSpec, ...],
     options: Mapping[str, str],
     output: Path,
+    framework: str,
 ) -> Json:
     """Write `source` with its precision and shapes as one JSON object."""
     unknown = sorted(set(source) - set(KEYS))
     if unknown:
         raise UserError(f"fake_model() has unknown keys: {', '.join(unknown)}", f"known: {', '.join(KEYS)}")
     _fail(source.get("convert_fault"), output)
-    tensor = TensorSpec("y", (1, math.prod(input_spec.shape)), "float32")
+    tensor = TensorSpec("y", (1, math.prod(input_specs[0].shape)), "float32")
     body = {key: source.get(key) for key in KEYS if key != "convert_fault"}
-    tensors = {"inputs": [to_json(input_spec)], "outputs": [to_json(tensor)]}
-    calibrated = 0 if calibration is None else len(calibration)
+    tensors = {"inputs": [to_json(spec) for spec in input_specs], "outputs": [to_json(tensor)]}
+    calibrated = 0 if calibration is None else len(calibration[0])
     text = json.dumps({"format": FORMAT, "precision": precision, **body, **tensors, "options": dict(options)}, indent=1)
     output.write_text(text, "utf-8")
     return {

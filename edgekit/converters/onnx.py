@@ -1,151 +1,150 @@
-"""torch to ONNX: float by torch's exporter, int8 by ONNX Runtime's static quantization (QDQ, weights per channel)."""
+"""torch, Keras, SavedModel or a float ONNX file to ONNX: float, fp16, int8 (static QDQ) and dynamic int8; batch 1."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit.converters import _onnx_graph, _onnx_quantize, _tensorflow, _tensors, _torch
 from edgekit.errors import ConvertError, UserError
-from edgekit.types import Json, TensorSpec, to_json
+from edgekit.types import Json, TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
     import torch
 
-SOURCE = "torch"
+SOURCES = ("torch", "keras", "savedmodel", "onnx")
 SUFFIX = ".onnx"
-EXTRA = "onnx"
-PRECISIONS = ("fp32", "int8")
+EXTRA = {"torch": "onnx", "keras": "tf2onnx", "savedmodel": "tf2onnx", "onnx": "onnx-quantizer"}
+PRECISIONS = ("fp32", "fp16", "int8", "int8_dynamic")
 # activation: the integer type of activations in int8 models; weights are always int8. See docs/decisions/004.
-OPTIONS: Mapping[str, tuple[str, ...]] = {"activation": ("uint8", "int8")}
-PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
+# ops: what int8_dynamic quantizes. Convolutions too (all) makes a CNN several times slower than float.
+OPTIONS: Mapping[str, tuple[str, ...]] = {"activation": ("uint8", "int8"), "ops": ("matmul", "all")}
+_QUANTIZER = ("onnx", "onnxruntime")
+_TENSORFLOW = ("tensorflow-cpu", "keras", "tf2onnx", *_QUANTIZER)
+PACKAGES = {
+    "torch": ("torch", "onnxscript", *_QUANTIZER),
+    "keras": _TENSORFLOW,
+    "savedmodel": _TENSORFLOW,
+    "onnx": _QUANTIZER,
+}
 
-OUTPUT = "output"
-LAYERS = ("Conv", "Gemm", "MatMul")
+OPSET = 17  # of models from TensorFlow; every ONNX Runtime since 1.12 has it
+HINT = "the model has no Conv, Gemm or MatMul to quantize"
 
 
 def convert(
-    source: torch.nn.Module,
+    source: Any,
     precision: str,
-    calibration: np.ndarray | None,
-    input_spec: TensorSpec,
+    calibration: tuple[np.ndarray, ...] | None,
+    input_specs: tuple[TensorSpec, ...],
     options: Mapping[str, str],
     output: Path,
+    framework: str,
 ) -> Json:
-    """Export with a fixed batch of 1 and all weights inside the file; quantize when asked."""
+    """Export with a fixed batch of 1 and all weights inside the file; quantize when asked.
+
+    Raises ConvertError when int8 was asked for and no layer was quantized, or when the file to quantize is so already.
+    """
+    import onnx
+
+    rows = _tensors.samples(calibration, input_specs, precision) if precision == "int8" else []
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "float.onnx"
+        onnx.save(_exported(source, framework, input_specs, result), result)
+        target = Path(folder) / "smaller.onnx"
+        if precision == "fp16":
+            _onnx_quantize.half(result, target)
+        elif precision == "int8":
+            _onnx_quantize.static(result, target, input_specs, rows, options["activation"])
+        elif precision == "int8_dynamic":
+            _onnx_quantize.dynamic(result, target, options["ops"] == "all")
+        model = onnx.load(result if precision == "fp32" else target)
+    _onnx_graph.strip(model)
+    onnx.checker.check_model(model)
+    inputs, outputs = _onnx_graph.ends(model, input_specs)
+    output.write_bytes(model.SerializeToString())
+    details = _onnx_graph.describe(model)
+    if precision.startswith("int8") and not details["quantized_layers"]:
+        advice = HINT if options["ops"] == "all" or precision == "int8" else _advice(details)
+        raise ConvertError(f"{precision} was asked for, but no layer was quantized", advice)
+    _tensors.quantized_or_refused(precision, details, HINT)
+    if not precision.startswith("int8"):
+        del details["layers"], details["quantized_layers"]
+    elif options["ops"] == "matmul" and precision == "int8_dynamic" and details["quantized_layers"] < details["layers"]:
+        details["slow_kernels"] = (
+            "convolutions stay float: ONNX Runtime's dynamic int8 convolution is slower than float"
+        )
+    if details["operators"].get("ConvInteger"):
+        details["slow_kernels"] = "ONNX Runtime's dynamic int8 convolution takes several times as long as its float one"
+    return _tensors.answer(inputs, outputs, details)
+
+
+def _advice(details: Mapping[str, Any]) -> str:
+    if details["layers"]:
+        return "its layers are convolutions, whose dynamic int8 is slower than float; the option ops=all does it all the same"
+    return HINT
+
+
+def _exported(source: Any, framework: str, specs: Sequence[TensorSpec], place: Path) -> onnx.ModelProto:
+    """The float model with the inputs' names of `specs`."""
+    import onnx
+
+    if framework == "onnx":
+        model = onnx.load(source)
+        _onnx_graph.refuse_newer(model)
+        if not _onnx_quantize.is_float(model):
+            raise ConvertError(
+                "the ONNX file is quantized already, and only a float one can be converted",
+                "start from the float model",
+            )
+        return _onnx_graph.modern(_onnx_graph.fix_shapes(model, specs))
+    model = _from_torch(source, specs, place) if framework == "torch" else _from_tensorflow(source, framework, specs)
+    _onnx_graph.name_ends(model, specs)
+    return model
+
+
+def _from_torch(source: torch.nn.Module, specs: Sequence[TensorSpec], place: Path) -> onnx.ModelProto:
+    """By torch's exporter. external_data=False: otherwise the weights lie in a second file."""
     import onnx
     import torch
 
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        torch.onnx.export(
-            source,
-            (torch.zeros(input_spec.shape),),
-            str(place / "float.onnx"),
-            dynamo=True,
-            verbose=False,
-            external_data=False,
-            input_names=[input_spec.name],
-            output_names=[OUTPUT],
-        )
-        result = place / "float.onnx"
-        if precision == "int8":
-            if calibration is None:
-                raise ConvertError("int8 needs calibration inputs")
-            result = _quantize(place, input_spec.name, calibration, options["activation"])
-        model = onnx.load(result)
-    _strip(model)
-    onnx.checker.check_model(model)
-    output.write_bytes(model.SerializeToString())
-    inputs = [_spec(value, input_spec.layout) for value in model.graph.input]
-    outputs = [_spec(value, None) for value in model.graph.output]
-    details = _describe(model)
-    if precision == "int8" and not details["quantized_layers"]:
-        raise ConvertError(
-            "int8 was asked for, but no layer was quantized", "the model has no Conv, Gemm or MatMul to quantize"
-        )
-    return {
-        "inputs": [to_json(spec) for spec in inputs],
-        "outputs": [to_json(spec) for spec in outputs],
-        "details": details,
-    }
-
-
-def _quantize(place: Path, name: str, calibration: np.ndarray, activation: str) -> Path:
-    """place/float.onnx -> place/int8.onnx: fold and fuse first, then static QDQ with min-max calibration."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Rows(CalibrationDataReader):  # type: ignore[misc]
-        """The calibration inputs one after the other."""
-
-        def __init__(self) -> None:
-            self.rows = iter(calibration)
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            row = next(self.rows, None)
-            return None if row is None else {name: row[None]}
-
-    quant_pre_process(str(place / "float.onnx"), str(place / "folded.onnx"), skip_symbolic_shape=True)
-    quantize_static(
-        str(place / "folded.onnx"),
-        str(place / "int8.onnx"),
-        Rows(),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        activation_type=QuantType.QInt8 if activation == "int8" else QuantType.QUInt8,
+    example = _torch.example(specs)
+    found = _torch.outputs(source, example)
+    if isinstance(source, torch.jit.ScriptModule):
+        source = _torch.program(source, example).module()
+    torch.onnx.export(
+        source,
+        example,
+        str(place),
+        dynamo=True,
+        verbose=False,
+        external_data=False,
+        input_names=[spec.name for spec in specs],
+        output_names=[spec.name for spec in found],
     )
-    return place / "int8.onnx"
+    return onnx.load(place)
 
 
-def _strip(model: onnx.ModelProto) -> None:
-    """Drop what only tells how the file was made: stack traces with paths of this machine, doc strings, node metadata."""
-    graph = model.graph
-    for item in (
-        model,
-        graph,
-        *graph.node,
-        *graph.value_info,
-        *graph.input,
-        *graph.output,
-        *graph.initializer,
-        *model.functions,
-    ):
-        item.ClearField("doc_string")
-        if "metadata_props" in item.DESCRIPTOR.fields_by_name:
-            item.ClearField("metadata_props")
-    graph.name = "graph"
+def _from_tensorflow(source: Any, framework: str, specs: Sequence[TensorSpec]) -> onnx.ModelProto:
+    """By tf2onnx, from the frozen graph."""
+    import tf2onnx
 
-
-def _spec(value: Any, layout: str | None) -> TensorSpec:
-    """A TensorSpec of a graph input or output."""
-    import onnx
-
-    tensor = value.type.tensor_type
-    shape = tuple(int(size.dim_value) for size in tensor.shape.dim)
-    if 0 in shape:
-        raise ConvertError(f"the ONNX tensor '{value.name}' has a size that is not fixed: {shape}")
-    return TensorSpec(value.name, shape, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, layout)
-
-
-def _describe(model: onnx.ModelProto) -> dict[str, Any]:
-    """Operators by name, and how many layers compute on dequantized integers (these are what ONNX Runtime fuses)."""
-    counts: dict[str, int] = {}
-    made_by = {name: node.op_type for node in model.graph.node for name in node.output}
-    layers = quantized = 0
-    for node in model.graph.node:
-        counts[node.op_type] = counts.get(node.op_type, 0) + 1
-        if node.op_type in LAYERS:
-            layers += 1
-            quantized += all(made_by.get(name) == "DequantizeLinear" for name in node.input[:2])
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    total = sum(counts.values())
-    operators = dict(sorted(counts.items()))
-    return {"operators": operators, "total_ops": total, "layers": layers, "quantized_layers": quantized, "opset": opset}
+    function = _tensorflow.frozen(source, framework, specs)
+    try:
+        model, _ = tf2onnx.convert.from_graph_def(
+            function.graph.as_graph_def(),
+            input_names=[tensor.name for tensor in function.inputs],
+            output_names=[tensor.name for tensor in function.outputs],
+            opset=OPSET,
+        )
+    except Exception as error:  # its own errors have no common class
+        reason = str(error).strip().partition("\n")[0][:300]
+        raise ConvertError(f"tf2onnx refused the model: {type(error).__name__}: {reason}") from error
+    return model
 
 
 def check(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Keras to TensorFlow Lite: float, full int8, and int8 with int8 input and output; the batch is fixed at 1."""
+"""Keras, SavedModel, torch or a float .tflite file to TensorFlow Lite, in every precision it has; the batch is fixed at 1."""
 
 from __future__ import annotations
 
@@ -7,91 +7,86 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.agent import flatbuffer
-from edgekit.errors import ConvertError, UserError
-from edgekit.types import Json, Quantization, TensorSpec, to_json
+from edgekit.converters import CALIBRATED, _ai_edge, _tensorflow, _tensors, _tflite_graph
+from edgekit.errors import UserError
+from edgekit.types import Json, TensorSpec
 
 if TYPE_CHECKING:
-    import keras
     import numpy as np
 
-SOURCE = "keras"
+SOURCES = ("keras", "torch", "savedmodel", "tflite")
 SUFFIX = ".tflite"
-EXTRA = "tflite"
-PRECISIONS = ("fp32", "int8", "int8_io")
+EXTRA = {"keras": "tflite", "torch": "litert-torch", "savedmodel": "tflite", "tflite": "quantizer"}
+PRECISIONS = ("fp32", *_ai_edge.PRECISIONS)
 OPTIONS: Mapping[str, tuple[str, ...]] = {}
-PACKAGES = ("tensorflow-cpu", "keras")
-
-# Operators that only move between float and integer: no sign that a layer was left in float.
-BOUNDARY = ("QUANTIZE", "DEQUANTIZE", "DELEGATE")
+_QUANTIZER = ("ai-edge-litert", "ai-edge-quantizer")
+_TENSORFLOW = ("tensorflow-cpu", "keras", *_QUANTIZER)
+PACKAGES = {
+    "keras": _TENSORFLOW,
+    "torch": ("torch", "litert-torch", *_QUANTIZER),
+    "savedmodel": _TENSORFLOW,
+    "tflite": _QUANTIZER,
+}
+HINT = "the model has no convolution or dense layer to quantize"
+# What TensorFlow's own converter makes of a Keras model; ai-edge-quantizer makes the rest from the float file.
+BY_TENSORFLOW = ("fp32", "fp16", "int8", "int8_io", "int8_dynamic", "int16x8")
 
 
 def convert(
-    source: keras.Model,
+    source: Any,
     precision: str,
-    calibration: np.ndarray | None,
-    input_spec: TensorSpec,
+    calibration: tuple[np.ndarray, ...] | None,
+    input_specs: tuple[TensorSpec, ...],
     options: Mapping[str, str],
     output: Path,
+    framework: str,
 ) -> Json:
-    """Freeze the model into one concrete function of batch 1 and convert that.
+    """Make the float file or let TensorFlow quantize on the way, quantize what is left, name the ends.
 
-    from_keras_model would leave the batch open and takes five times as long; from_concrete_functions without freezing
-    loses the variables of a Keras 3 model without an error (outputs are zero).
+    Raises ConvertError when a smaller precision was asked for and no weight became smaller.
     """
-    import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-    signature = tf.TensorSpec(input_spec.shape, tf.float32, name=input_spec.name)
-    function = tf.function(lambda x: source(x, training=False)).get_concrete_function(signature)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([convert_variables_to_constants_v2(function)])
-    if precision != "fp32":
-        if calibration is None:
-            raise ConvertError(f"{precision} needs calibration inputs")
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: ([row[None]] for row in calibration)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    if precision == "int8_io":
-        converter.inference_input_type = converter.inference_output_type = tf.int8
-    model: bytes = converter.convert()
-    output.write_bytes(model)
-    interpreter = tf.lite.Interpreter(
-        model_content=model,
-        experimental_op_resolver_type=tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-    )
-    interpreter.allocate_tensors()
-    inputs = [_spec(tensor, input_spec.layout) for tensor in interpreter.get_input_details()]
-    outputs = [_spec(tensor, None) for tensor in interpreter.get_output_details()]
-    details = _operators(interpreter)
-    if precision != "fp32" and details["float_ops"]:
+    rows = _tensors.samples(calibration, input_specs, precision) if precision in CALIBRATED else []
+    on_the_way = framework in ("keras", "savedmodel") and precision in BY_TENSORFLOW
+    if framework == "torch":
+        content = _ai_edge.from_torch(source, input_specs)
+    elif framework == "tflite":
+        content = Path(source).read_bytes()
+    else:
+        function = _tensorflow.frozen(source, framework, input_specs)
+        content = _tensorflow.to_tflite(function, precision if on_the_way else "fp32", rows if on_the_way else [])
+    model = _tflite_graph.read(content)
+    if framework == "tflite":
+        _tflite_graph.fix(model, input_specs)
+    if framework != "tflite" or not model.signatureDefs:
+        _tflite_graph.name(model, input_specs)
+    content = _tflite_graph.write(model)
+    if precision != "fp32" and not on_the_way:
+        content = _ai_edge.quantize(content, precision, rows)
+        model = _tflite_graph.read(content)
+    output.write_bytes(content)
+    details = _tflite_graph.describe(model)
+    few = on_the_way and precision == "int8_dynamic"
+    hint = "TensorFlow leaves weights of fewer than 1024 numbers in float; int8_weight does not" if few else HINT
+    _tensors.quantized_or_refused(precision, details, hint)
+    if precision in CALIBRATED and details["float_ops"]:
         details["not_quantized"] = details["float_ops"]
-    return {
-        "inputs": [to_json(spec) for spec in inputs],
-        "outputs": [to_json(spec) for spec in outputs],
-        "details": details,
-    }
+    slow = _slow_kernels(precision, model)
+    if slow:
+        details["slow_kernels"] = slow
+    inputs = _tflite_graph.inputs(model, [spec.layout for spec in input_specs])
+    return _tensors.answer(inputs, _tflite_graph.outputs(model), details)
 
 
-def _spec(tensor: Mapping[str, Any], layout: str | None) -> TensorSpec:
-    """A TensorSpec of what the interpreter says about a tensor."""
-    scales, zero_points = tensor["quantization_parameters"]["scales"], tensor["quantization_parameters"]["zero_points"]
-    quantization = None
-    if len(scales):
-        quantization = Quantization(tuple(float(s) for s in scales), tuple(int(z) for z in zero_points))
-    shape = tuple(int(size) for size in tensor["shape"])
-    return TensorSpec(tensor["name"], shape, tensor["dtype"].__name__, layout, quantization)
-
-
-def _operators(interpreter: Any) -> dict[str, Any]:
-    """{"operators": {name: count}, "total_ops", "float_ops"}; which ones a delegate takes is known only on the device."""
-    types = {tensor["index"]: tensor["dtype"].__name__ for tensor in interpreter.get_tensor_details()}
-    counts: dict[str, int] = {}
-    in_float = 0
-    for operator in interpreter._get_ops_details():
-        name = operator["op_name"]
-        counts[name] = counts.get(name, 0) + 1
-        if name not in BOUNDARY and any(types.get(index) == "float32" for index in operator["outputs"]):
-            in_float += 1
-    return {"operators": dict(sorted(counts.items())), "total_ops": sum(counts.values()), "float_ops": in_float}
+def _slow_kernels(precision: str, model: Any) -> str:
+    """What is known to be slow about a precision, whatever the device; empty when nothing is."""
+    if precision == "int16x8":
+        return "int16x8 has reference kernels only: expect tens of times the time of fp32"
+    if precision == "int8_dynamic" and (count := _tflite_graph.hybrid_depthwise(model)):
+        layers = f"{count} depthwise convolution{'s' if count > 1 else ''}"
+        return (
+            f"no fast kernel takes the {layers} in int8_dynamic: expect more than the time of fp32; int8_weight has it"
+        )
+    return ""
 
 
 def check(path: Path) -> None:

@@ -2,11 +2,12 @@
  *
  *     qemu-aarch64 -plugin libedgekit_counter.so[,memory=on][,reserved=BYTES] program ...
  *
- * The guest asks with two system calls that no kernel has (edgekit_counters and edgekit_guest_memory in loop.c): QEMU answers
- * ENOSYS, and before it does the plug-in has filled the guest's buffer. `reserved` must repeat QEMU's -R when that is given.
+ * The guest asks with two system calls that no kernel has (agent/plugin.py, loop.c): QEMU answers ENOSYS, and before it does
+ * the plug-in has filled the guest's buffer. `reserved` must repeat QEMU's -R when that is given; a 32-bit guest always has
+ * 4 GiB of its own.
  *
  * Plug-in API version 1 (QEMU 4.2 to 8.x; docs/devel/tcg-plugins.rst). Its prototypes stand here because Debian ships no
- * qemu-plugin.h. Only 64-bit Arm instructions are told apart; of any other guest all are counted as ALU. */
+ * qemu-plugin.h. Only 64-bit Arm instructions are told apart; of any other guest the total alone is counted. */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -42,7 +43,7 @@ extern void *qemu_plugin_insn_haddr(const struct qemu_plugin_insn *);
 #define EXPORT __attribute__((visibility("default")))
 EXPORT int qemu_plugin_version = 1;
 
-/* The same in loop.c. */
+/* The same in agent/plugin.py and loop.c. */
 #define MAGIC_COUNTERS 7777
 #define MAGIC_MEMORY 7778
 
@@ -136,7 +137,7 @@ static int class_of(uint32_t word) {
 #define MAX_CPUS 1024
 
 static uint64_t counters[MAX_CPUS][CLASSES] __attribute__((aligned(64)));
-static bool arm64;
+static bool arm64, arm32;
 static uint64_t guest_base; /* what QEMU adds to a guest address; 0 for a 64-bit guest unless -R reserves its space */
 
 static void on_execute(unsigned cpu, void *data) {
@@ -155,7 +156,7 @@ static void on_translate(plugin_id id, struct qemu_plugin_tb *block) {
         struct qemu_plugin_insn *insn = qemu_plugin_tb_get_insn(block, i);
         uint32_t word = 0;
         if (arm64 && qemu_plugin_insn_size(insn) == 4) memcpy(&word, qemu_plugin_insn_data(insn), 4);
-        in_block[arm64 ? class_of(word) : ALU]++;
+        if (arm64) in_block[class_of(word)]++;
         if (i == 0) guest_base = (uint64_t)(uintptr_t)qemu_plugin_insn_haddr(insn) - qemu_plugin_insn_vaddr(insn);
     }
     qemu_plugin_register_vcpu_tb_exec_cb(block, on_execute, 0, in_block);
@@ -237,24 +238,42 @@ static void look(void) {
     if (anonymous.now > anonymous.peak) anonymous.peak = anonymous.now;
 }
 
-/* System calls of the generic 64-bit table (asm-generic/unistd.h), which 64-bit Arm uses. */
-enum { SYS_BRK = 214, SYS_MUNMAP = 215, SYS_MREMAP = 216, SYS_MMAP = 222, SYS_MADVISE = 233 };
+enum call { CALL_OTHER, CALL_BRK, CALL_MUNMAP, CALL_MREMAP, CALL_MMAP, CALL_MADVISE };
+
+/* Which of the system calls that shape memory this is: 64-bit Arm has the generic table (asm-generic/unistd.h), 32-bit Arm one
+ * of its own (arch/arm/tools/syscall.tbl; its mmap is mmap2). */
+static enum call call_of(int64_t number) {
+    switch (number) {
+    case 214: return arm64 ? CALL_BRK : CALL_OTHER;
+    case 215: return arm64 ? CALL_MUNMAP : CALL_OTHER;
+    case 216: return arm64 ? CALL_MREMAP : CALL_OTHER;
+    case 222: return arm64 ? CALL_MMAP : CALL_OTHER;
+    case 233: return arm64 ? CALL_MADVISE : CALL_OTHER;
+    case 45: return arm32 ? CALL_BRK : CALL_OTHER;
+    case 91: return arm32 ? CALL_MUNMAP : CALL_OTHER;
+    case 163: return arm32 ? CALL_MREMAP : CALL_OTHER;
+    case 192: return arm32 ? CALL_MMAP : CALL_OTHER;
+    case 220: return arm32 ? CALL_MADVISE : CALL_OTHER;
+    default: return CALL_OTHER;
+    }
+}
+
 #define MAP_FIXED_FLAG 0x10
 #define MADV_DONTNEED_ADVICE 4
 
 /* Whether this system call may take resident pages away. */
 static bool shrinks(int64_t number, uint64_t a1, uint64_t a3, uint64_t a4) {
-    switch (number) {
-    case SYS_BRK: {
+    switch (call_of(number)) {
+    case CALL_BRK: {
         bool lower = a1 && a1 < break_now;
         if (a1) break_now = a1;
         return lower;
     }
-    case SYS_MMAP:
+    case CALL_MMAP:
         return a4 & MAP_FIXED_FLAG;
-    case SYS_MADVISE:
+    case CALL_MADVISE:
         return a3 >= MADV_DONTNEED_ADVICE; /* and all later advice: FREE, REMOVE, PAGEOUT ...; the harmless ones are rare */
-    case SYS_MUNMAP: case SYS_MREMAP:
+    case CALL_MUNMAP: case CALL_MREMAP:
         return true;
     default:
         return false;
@@ -263,15 +282,20 @@ static bool shrinks(int64_t number, uint64_t a1, uint64_t a3, uint64_t a4) {
 
 /* ---- Answering ------------------------------------------------------------------------------------------------------- */
 
+/* Where a guest's buffer lies for us; QEMU sign-extends the arguments of a 32-bit guest. */
+static uint64_t *buffer_at(uint64_t address) {
+    return (uint64_t *)(uintptr_t)((arm64 ? address : (uint32_t)address) + guest_base);
+}
+
 static void answer_counters(uint64_t address) {
-    uint64_t *out = (uint64_t *)(uintptr_t)(address + guest_base);
+    uint64_t *out = buffer_at(address);
     memset(out, 0, CLASSES * sizeof *out);
     for (int cpu = 0; cpu < MAX_CPUS; cpu++)
         for (int i = 0; i < CLASSES; i++) out[i] += counters[cpu][i];
 }
 
 static void answer_memory(uint64_t address, bool reset) {
-    uint64_t *out = (uint64_t *)(uintptr_t)(address + guest_base);
+    uint64_t *out = buffer_at(address);
     pthread_mutex_lock(&memory_lock);
     look();
     out[0] = resident.now, out[1] = resident.peak, out[2] = anonymous.now, out[3] = anonymous.peak;
@@ -286,7 +310,7 @@ static void on_syscall(plugin_id id, unsigned cpu, int64_t number, uint64_t a1, 
         answer_counters(a1);
     } else if (memory_on && number == MAGIC_MEMORY) {
         answer_memory(a1, a2 != 0);
-    } else if (memory_on && arm64 && shrinks(number, a1, a3, a4)) {
+    } else if (memory_on && shrinks(number, a1, a3, a4)) {
         pthread_mutex_lock(&memory_lock);
         look();
         pthread_mutex_unlock(&memory_lock);
@@ -295,7 +319,9 @@ static void on_syscall(plugin_id id, unsigned cpu, int64_t number, uint64_t a1, 
 
 EXPORT int qemu_plugin_install(plugin_id id, const qemu_info_t *info, int argc, char **argv) {
     const char *end;
-    arm64 = !strncmp(info->target_name, "aarch64", 7);
+    arm64 = !strcmp(info->target_name, "aarch64");
+    arm32 = !strcmp(info->target_name, "arm");
+    if (arm32) reserved = UINT64_C(1) << 32;
     for (int i = 0; i < argc; i++) {
         if (!strcmp(argv[i], "memory=on")) {
             memory_on = true;

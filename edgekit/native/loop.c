@@ -1,5 +1,5 @@
 /* The timing loop: calls a runtime's C function again and again and notes how long each batch took.
- * It also asks the QEMU plug-in insn_counter.c for its figures, where the program runs under one.
+ * It also asks the QEMU plug-in insn_counter.c for its counts, where the program runs under one.
  * Plain C, no dependency but libc; the agent loads it with ctypes. */
 #define _GNU_SOURCE
 #include <stdint.h>
@@ -7,9 +7,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* System call numbers that no kernel has, so a real one answers ENOSYS; the plug-in sees them pass. The same in insn_counter.c. */
+/* A system call that no kernel has, so a real one answers ENOSYS; the plug-in sees it pass. The same in insn_counter.c. */
 #define MAGIC_COUNTERS 7777
-#define MAGIC_MEMORY 7778
 
 #define CLASSES 8
 
@@ -21,19 +20,10 @@ static uint64_t now_ns(void) {
     return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
 }
 
-/* Instructions executed so far by class (see insn_counter.c). Returns 1, or 0 with zeros when no plug-in answers. */
-int edgekit_counters(uint64_t out[CLASSES]) {
+/* Instructions executed so far by class (see insn_counter.c); zeros when no plug-in answers. */
+static void ask_counters(uint64_t out[CLASSES]) {
     memset(out, 0, CLASSES * sizeof *out);
     syscall(MAGIC_COUNTERS, out);
-    return out[0] != 0;
-}
-
-/* Bytes of the emulated program alone: {resident now, its peak, anonymous now, its peak} since the last reset; with `reset`
- * the peaks restart from now (after `out` was filled). Returns 1, or 0 with zeros when no plug-in answers. */
-int edgekit_guest_memory(int reset, uint64_t out[4]) {
-    memset(out, 0, 4 * sizeof *out);
-    syscall(MAGIC_MEMORY, out, (long)reset);
-    return out[0] != 0;
 }
 
 /* Does nothing: timed and counted by the agent to learn what the loop itself costs. */
@@ -53,13 +43,13 @@ uint64_t edgekit_loop(void *fn, const uint64_t a[8], uint64_t mask, uint64_t sam
     uint64_t before[CLASSES], after[CLASSES];
     for (uint64_t i = 0; i < samples; i++) {
         uint64_t failed = 0;
-        if (counts) edgekit_counters(before);
+        if (counts) ask_counters(before);
         uint64_t begin = now_ns();
         for (uint64_t k = 0; k < batch && !failed; k++) failed = run(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]) & mask;
         samples_ns[i] = now_ns() - begin;
         if (failed) return failed;
         if (counts) {
-            edgekit_counters(after);
+            ask_counters(after);
             for (int c = 0; c < CLASSES; c++) counts[CLASSES * i + c] = after[c] - before[c];
         }
     }

@@ -10,6 +10,7 @@ from edgekit import stats, store
 from edgekit.caveats import caveat
 from edgekit.types import Caveat, Json, to_json
 
+SLOWER_RUNTIME = 1.25  # below this, versions of the same kernels differ as well
 SLOWER = 1.05  # a smaller difference may be the noise of a machine that nobody has calibrated
 
 
@@ -29,6 +30,7 @@ class Report:
         """The report of a run."""
         cells = [summary(line, bool(run.header["device"]["emulated"])) for line in run.lines]
         compare_precisions(cells)
+        compare_runtimes(cells)
         warnings = []
         if run.header["device"]["emulated"] and any("latency" in cell for cell in cells):
             warnings.append(to_json(caveat("emulated-latency")))
@@ -40,7 +42,9 @@ class Report:
         """The machine form: schema, run, warnings, cells, and the plan and device they belong to."""
         form: Json = {"schema": self.schema, "run": self.run}
         form |= {
-            key: self.header[key] for key in ("started", "edgekit", "device", "plan", "host") if key in self.header
+            key: self.header[key]
+            for key in ("started", "edgekit", "device", "plan", "data", "host")
+            if key in self.header
         }
         return {**form, "warnings": self.warnings, "cells": self.cells}
 
@@ -90,18 +94,47 @@ def artifact_caveats(precision: str, artifact: Json | None) -> Iterator[Caveat]:
             "what": "layers",
         }
         yield caveat("partly-float", precision=precision, **figures)
+    else:
+        share = details.get("weights_half_share" if precision in ("fp16", "bf16") else "weights_quantized_share", 1.0)
+        if precision != "fp32" and share < 0.99:
+            yield caveat("weights-kept", share=share, precision=precision)
+    if details.get("slow_kernels"):
+        yield caveat("slow-kernels", what=details["slow_kernels"])
 
 
 def compare_precisions(cells: list[Json]) -> None:
-    """Add to each int8 cell that was timed on a real device whether it is slower than its fp32 sibling.
+    """Add to each cell of a smaller precision that was timed on a real device whether it is slower than its fp32 sibling.
 
     Only by time: an int8 instruction and an fp32 one cost differently, so their counts decide nothing here.
     """
     floats = {(c["runtime"], c["threads"]): c for c in cells if c["precision"] == "fp32" and "latency" in c}
     for cell in cells:
         sibling = floats.get((cell["runtime"], cell["threads"]))
-        if sibling is None or not cell["precision"].startswith("int8") or "latency" not in cell:
+        if sibling is None or cell is sibling or "latency" not in cell:
             continue
         ratio = cell["latency"]["p50_ns"] / sibling["latency"]["p50_ns"]
         if ratio > SLOWER and not cell["latency"]["emulated"]:
-            cell["warnings"].append(to_json(caveat("int8-slower", ratio=ratio)))
+            cell["warnings"].append(to_json(caveat("slower-than-fp32", precision=cell["precision"], ratio=ratio)))
+
+
+def compare_runtimes(cells: list[Json]) -> None:
+    """Add to each cell that ran the very file of an earlier cell in another runtime whether it needs more for it.
+
+    By time on a real device, by instructions on an emulated one: the same file in the same precision can be compared so.
+    """
+    earlier: dict[tuple[str, int], Json] = {}
+    for cell in cells:
+        if "latency" not in cell or "artifact" not in cell:
+            continue
+        first = earlier.setdefault((cell["artifact"]["sha256"], cell["threads"]), cell)
+        if first["runtime"] == cell["runtime"] or first["precision"] != cell["precision"]:
+            continue
+        if not cell["latency"]["emulated"]:
+            what, ratio = "time", cell["latency"]["p50_ns"] / first["latency"]["p50_ns"]
+        elif "instructions" in cell and "instructions" in first:
+            what, ratio = "instructions", cell["instructions"]["total"] / first["instructions"]["total"]
+        else:
+            continue
+        if ratio > SLOWER_RUNTIME:
+            found = caveat("slower-runtime", ratio=ratio, what=what, runtime=cell["runtime"], other=first["runtime"])
+            cell["warnings"].append(to_json(found))

@@ -48,7 +48,12 @@ def columns(report: Report) -> list[Column]:
 
     def accuracy(cell: Json) -> str:
         found = cell.get("accuracy")
-        return f"{found['correct']}/{found['total']} {100 * found['value']:.1f}%" if found else ""
+        if not found or "value" not in found:
+            return ""
+        if "correct" not in found:
+            return f"{found['value']:.4g} {found['metric']}"
+        kind = "" if found["metric"] == "top1" else f" {found['metric']}"
+        return f"{found['correct']}/{found['total']} {100 * found['value']:.1f}%{kind}"
 
     def memory(name: str) -> Callable[[Json], str]:
         return lambda cell: f"{cell['memory'][name] / MEBI:.1f}" if cell.get("memory") else ""
@@ -90,18 +95,20 @@ def label(cell: Json, report: Report) -> str:
 
 def notes(report: Report) -> list[str]:
     """What is wrong or weak, worst first; cells that share a sentence share a line."""
-    lines = []
+    reasons: dict[tuple[str, str], list[str]] = {}
     for cell in report.cells:
         if cell["status"] != "ok":
             hint = cell["error"].get("hint") or ""
             reason = cell["error"]["message"] + (f" ({hint.splitlines()[-1]})" if hint else "")
-            lines.append(f"{mark(cell)}: {label(cell, report)}: {reason}")
+            reasons.setdefault((mark(cell), reason), []).append(label(cell, report))
+    lines = [f"{status}: {', '.join(cells)}: {reason}" for (status, reason), cells in reasons.items()]
     gathered: dict[str, list[str]] = {warning["message"]: [] for warning in report.warnings}
     for cell in report.cells:
         for warning in cell["warnings"]:
             gathered.setdefault(warning["message"], []).append(label(cell, report))
+    measured = sum(cell["status"] == "ok" for cell in report.cells)
     for message, cells in gathered.items():
-        where = "" if not cells or len(cells) == len(report.cells) else f"{', '.join(cells)}: "
+        where = "" if not cells or len(cells) >= measured else f"{', '.join(cells)}: "
         lines.append(f"weak: {where}{message}")
     return lines
 
@@ -141,6 +148,8 @@ def show(report: Report, console: Console) -> None:
     threads = {cell["threads"] for cell in report.cells}
     if threads == {1}:
         console.print(Text("1 thread in every runtime, one runtime per process"))
+    for sentence in report.header.get("data", {}).get("stated", ()):
+        console.print(Text(sentence))
     for note in notes(report):
         console.print(Text(note), style="red" if note.startswith("FAILED") else "yellow")
     console.print(Text(f"results: {report.path}/run.json, measurements.jsonl"))

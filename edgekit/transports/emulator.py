@@ -1,4 +1,4 @@
-"""An emulated ARM board, user tier: each program of the device runs under qemu-aarch64, with the board's /proc and /sys."""
+"""An emulated ARM board, user tier: each program of the device runs under user-mode QEMU, with the board's /proc and /sys."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgekit.types import Device
 # The environment lies on the stack of every program, and its size decides how data there is aligned: with the user's own,
 # instruction counts would differ from shell to shell by some hundredths of a percent.
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
-QEMU = {"aarch64": "qemu-aarch64"}
+QEMU = {"aarch64": "qemu-aarch64", "armv7": "qemu-arm"}
 
 
 def board_files(emulation: Mapping[str, Any]) -> dict[str, str]:

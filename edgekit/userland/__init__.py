@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edgekit import cache
-from edgekit.errors import SetupError
-from edgekit.userland import build, targets, tools
+from edgekit.errors import SetupError, Unsupported
+from edgekit.userland import build, python, targets, tools, wheels
 from edgekit.userland.bundles import interpreter, runtime_bundle
 
 __all__ = ["Userland", "bundle", "counter_plugin", "native"]
@@ -22,7 +23,8 @@ class Userland:
     """An interpreter and the libraries of one runtime. "{root}" in a path stands for where `root` lies on the device.
 
     `key` (sha256) names the folder on the device; `root` is None when the device is this machine and nothing is pushed.
-    `libraries` has "runtime" (what the agent's runtime module loads) and "loop" (the timing loop), where they exist.
+    `libraries` has "runtime" (what the agent's runtime module loads: a library, or a folder of Python packages) and
+    "loop" (the timing loop), where they exist.
     """
 
     key: str
@@ -39,8 +41,12 @@ def bundle(arch: str, runtime: str, say: Callable[[str], None]) -> Userland:
     """
     target, wheel = targets.target(arch), targets.wheel(runtime)
     folder, manifest = runtime_bundle(target, runtime, wheel, say)
-    library = build.SHIM if wheel.include else Path(wheel.libraries[0]).name
-    libraries = {"runtime": f"{{root}}/lib/{library}", "loop": f"{{root}}/lib/{build.LOOP}"}
+    if wheel.modules:
+        libraries = {"runtime": f"{{root}}/{python.SITE}"}
+    else:
+        libraries = {"runtime": f"{{root}}/lib/{build.SHIM if wheel.include else Path(wheel.libraries[0]).name}"}
+    if target.loop:
+        libraries["loop"] = f"{{root}}/lib/{build.LOOP}"
     return Userland(manifest["key"], folder, interpreter(folder, target), libraries, manifest["versions"])
 
 
@@ -48,7 +54,8 @@ def native(runtime: str, say: Callable[[str], None]) -> Userland:
     """The userland of this very machine: this Python, the libraries of the installed wheels, our sources compiled here.
 
     Without a C compiler "loop" is left out (the agent then times from Python). Raises SetupError when the runtime is
-    not installed, or when it needs a compiler and there is none.
+    not installed, or when it needs a compiler and there is none; Unsupported when it is a Python framework that is not
+    here, or one that this Python is too new for.
     """
     versions = {"python": platform.python_version(), "libc": platform.libc_ver()[1]}
     libraries: dict[str, str] = {}
@@ -56,7 +63,13 @@ def native(runtime: str, say: Callable[[str], None]) -> Userland:
         libraries["loop"] = str(compiled(build.LOOP, "loop.c", lambda out: build.loop(out, None), say))
     except SetupError as error:
         say(f"no native timing loop: {error}")
-    if runtime != "fake":
+    if runtime in targets.FRAMEWORKS:
+        versions["runtime"], packages = framework(runtime)
+        libraries["runtime"] = str(packages)
+    elif runtime == "tflite_runtime":
+        versions["runtime"] = targets.wheel(runtime).version
+        libraries["runtime"] = str(environment(runtime, say))
+    elif runtime != "fake":
         wheel = targets.wheel(runtime)
         versions["runtime"], files = installed(wheel)
         libraries["runtime"] = str(files[0])
@@ -98,6 +111,46 @@ def installed(wheel: targets.Wheel) -> tuple[str, list[Path]]:
     if missing:
         raise SetupError(f"{wheel.distribution} {found.version} does not bring {missing[0]}", hint)
     return found.version, files
+
+
+def framework(runtime: str) -> tuple[str, Path]:
+    """Version of the framework that is a runtime, and the folder of packages it lies in. Raises Unsupported without it."""
+    names = targets.FRAMEWORKS[runtime]
+    for name in names:
+        try:
+            found = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        return found.version, Path(str(found.locate_file("")))
+    raise Unsupported(f"{runtime} needs {names[0]}, which is not installed in this Python environment")
+
+
+def environment(runtime: str, say: Callable[[str], None]) -> Path:
+    """A folder with a runtime's wheel and the NumPy it was built against, apart from this environment; made on first use.
+
+    Raises Unsupported when there is no such wheel for this machine or this Python, SetupError without a network.
+    """
+    wheel, machine = targets.wheel(runtime), platform.machine()
+    if machine not in wheel.sha256.keys() & targets.NUMPY.sha256.keys():
+        raise Unsupported(
+            f"there is no {wheel.distribution} {wheel.version} for {machine} outside a Raspberry Pi's system"
+        )
+    if sys.version_info[:2] != tuple(map(int, wheel.python_tag.split("."))):
+        here = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        raise Unsupported(
+            f"{wheel.distribution} {wheel.version}, the last one, was made for Python {wheel.python_tag}; this is Python {here}",
+            "run edgekit with that Python, or measure on --device pi4, whose userland has it",
+        )
+    target = targets.target(machine)
+    key = cache.digest([asdict(wheel), asdict(targets.NUMPY), machine])
+    folder = cache.cache_dir() / "userland" / f"{runtime}-native-{key[:16]}"
+    with cache.entry(folder) as fresh:
+        if fresh:
+            say(f"fetching {wheel.distribution} {wheel.version} and NumPy {targets.NUMPY.version} (first use)")
+            with tempfile.TemporaryDirectory(prefix="edgekit-") as work:
+                for one in (wheel, targets.NUMPY):
+                    wheels.unpack(wheels.fetch(one, target, Path(work)), one, fresh)
+    return folder
 
 
 def compiled(

@@ -42,12 +42,10 @@ def runtime_bundle(target: Target, runtime: str, wheel: Wheel, say: Callable[[st
     folder = cache.cache_dir() / "userland" / f"{runtime}-{target.arch}-{key[:16]}"
 
     def make(fresh: Path) -> None:
-        build.compiler("g++", target)  # before minutes of downloading
-        under = base(target, say)
-        shutil.copytree(under, fresh, dirs_exist_ok=True)
-        say(f"fetching {wheel.distribution} {wheel.version} for {target.arch} (first use)")
+        if target.loop:
+            build.compiler("g++", target)  # before minutes of downloading
+        contents = with_packages(target, wheel, fresh, say) if wheel.modules else on_base(target, wheel, fresh, say)
         add_runtime(target, runtime, wheel, fresh)
-        contents = json.loads((under / MANIFEST).read_text(encoding="utf-8"))
         contents["wheel"] = asdict(wheel)
         contents["versions"]["runtime"] = wheel.version
         write_manifest(fresh, contents)
@@ -66,9 +64,45 @@ def read_manifest(folder: Path) -> Json | None:
         return None
 
 
+def on_base(target: Target, wheel: Wheel, folder: Path, say: Callable[[str], None]) -> Json:
+    """Copy the base of the target into `folder`; returns its manifest."""
+    under = base(target, say)
+    shutil.copytree(under, folder, dirs_exist_ok=True)
+    say(f"fetching {wheel.distribution} {wheel.version} for {target.arch} (first use)")
+    contents: Json = json.loads((under / MANIFEST).read_text(encoding="utf-8"))
+    return contents
+
+
+def with_packages(target: Target, wheel: Wheel, folder: Path, say: Callable[[str], None]) -> Json:
+    """Make a base of its own for a wheel that is used from Python, its packages in `folder`/site; returns the manifest."""
+    python.emulator(target)  # before minutes of downloading
+    say(f"building a Python with {wheel.distribution} {wheel.version} for {target.arch} (first use, about a minute)")
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as name:
+        work = Path(name)
+        wheels.unpack(wheels.fetch(wheel, target, work), wheel, work / "wheel")
+        contents = python.make_base(target, folder, wheel, work / "wheel")
+    check(folder, target, wheel.modules)
+    return {"versions": {name: contents.pop(name) for name in ("python", "libc")}, **contents}
+
+
 def add_runtime(target: Target, runtime: str, wheel: Wheel, folder: Path) -> None:
-    """Put the runtime's libraries, its shim where it has one, and the timing loop into `folder`/lib."""
+    """Put the runtime's libraries, its shim and the timing loop, where it has them, into `folder`/lib."""
     lib = folder / "lib"
+    if wheel.libraries:
+        add_libraries(target, wheel, lib)
+    if target.loop:
+        build.loop(lib / build.LOOP, target)
+    present = {path.name for path in lib.iterdir()}
+    for path in lib.glob("*.so*"):
+        missing = [name for name in elf.needed(path) if name not in present]
+        if missing:
+            raise SetupError(
+                f"{path.name} of the {runtime} bundle needs {', '.join(missing)}, which no package brought"
+            )
+
+
+def add_libraries(target: Target, wheel: Wheel, lib: Path) -> None:
+    """Fetch the wheel and put its libraries, and our shim where it has headers for one, into `lib`."""
     with tempfile.TemporaryDirectory(prefix="edgekit-") as name:
         work = Path(name)
         libraries = wheels.unpack(wheels.fetch(wheel, target, work), wheel, work / "wheel")
@@ -79,19 +113,12 @@ def add_runtime(target: Target, runtime: str, wheel: Wheel, folder: Path) -> Non
         if wheel.include:
             include = work / "wheel" / wheel.include
             build.shim(lib / build.SHIM, target, wheel.version, include, libraries[0].parent, "$ORIGIN")
-    build.loop(lib / build.LOOP, target)
-    present = {path.name for path in lib.iterdir()}
-    for path in lib.glob("*.so*"):
-        missing = [name for name in elf.needed(path) if name not in present]
-        if missing:
-            raise SetupError(
-                f"{path.name} of the {runtime} bundle needs {', '.join(missing)}, which no package brought"
-            )
 
 
-def check(folder: Path, target: Target) -> None:
+def check(folder: Path, target: Target, modules: tuple[str, ...] = ()) -> None:
     """Start the trimmed Python and import all that was promised: a base that does not work is never kept."""
-    promised = "import " + ", ".join(python.STDLIB)
+    promised = f"import {', '.join(python.STDLIB)}; sys.path.append({str(folder / python.SITE)!r})"
+    promised += "".join(f"; import {name}" for name in modules)
     argv = [part.replace("{root}", str(folder)) for part in interpreter(folder, target)]
     tools.run([*python.emulator(target), *argv, "-I", "-S", "-c", promised], f"starting the {target.arch} Python")
 

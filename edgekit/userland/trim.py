@@ -1,7 +1,7 @@
 """Packs the part of the standard library an agent needs. Run by the target's own Python, so that the bytecode fits it.
 
-`python -B -I -S trim.py OUT.zip MODULE ...` writes OUT.zip and prints python, libc, modules and extensions as JSON.
-Standard library only, Python 3.9.
+`python -B -I -S trim.py OUT.zip PACKAGES SITE MODULE ...` writes OUT.zip, puts what was imported from the folder PACKAGES
+into the folder SITE, and prints python, libc, modules and extensions as JSON. Standard library only, Python 3.9.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import marshal
 import os
 import platform
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -42,21 +43,41 @@ def collect(names: list[str]) -> list[tuple[str, Path]]:
     return found
 
 
+def compiled(inside: str, path: Path, optimize: int) -> bytes:
+    """The bytecode file of one module, under the name `inside`: no path of the build machine stays in it."""
+    code = compile(path.read_bytes(), inside, "exec", dont_inherit=True, optimize=optimize)
+    return importlib.util.MAGIC_NUMBER + UNCHECKED_HASH + marshal.dumps(code)
+
+
 def pack(archive: zipfile.ZipFile, name: str, path: Path) -> None:
-    """Compile one module into the archive, under its own name: no path of the build machine stays in it."""
+    """Compile one module into the archive."""
     inside = name.replace(".", "/") + ("/__init__.py" if path.name == "__init__.py" else ".py")
     # Without docstrings and assertions: it is a quarter smaller, and quicker to start under emulation.
-    code = compile(path.read_bytes(), inside, "exec", dont_inherit=True, optimize=2)
-    data = importlib.util.MAGIC_NUMBER + UNCHECKED_HASH + marshal.dumps(code)
-    archive.writestr(zipfile.ZipInfo(inside + "c", TIME), data)
+    archive.writestr(zipfile.ZipInfo(inside + "c", TIME), compiled(inside, path, 2))
 
 
-def main(out: str, names: list[str]) -> None:
-    """Write the archive; print what is in it."""
+def settle(site: Path, inside: Path, path: Path) -> None:
+    """Put one module of a package at its place in the folder `site`: an extension as it is, the rest compiled."""
+    place = site / inside
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".py":
+        # Docstrings stay: NumPy adds to its own when it is imported.
+        place.with_suffix(".pyc").write_bytes(compiled(inside.as_posix(), path, 1))
+    else:
+        shutil.copy(path, place)
+
+
+def main(out: str, packages: str, site: str, names: list[str]) -> None:
+    """Write the archive and the folder; print what is in them."""
     modules, extensions = [], []
+    home = Path(packages).resolve()
+    sys.path.append(str(home))
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for name, path in collect(names):
-            if path.suffix == ".py":
+            if home in path.parents:
+                settle(Path(site), path.relative_to(home), path)
+                modules.append(name)
+            elif path.suffix == ".py":
                 pack(archive, name, path)
                 modules.append(name)
             elif path.suffix == ".so":
@@ -67,4 +88,4 @@ def main(out: str, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:])

@@ -31,13 +31,14 @@ def fetch(wheel: Wheel, target: Target, work: Path) -> Path:
     argv += ["--dest", str(work), "--requirement", str(requirements)]
     hint = "the first use of a runtime on a device needs PyPI: check the network and pip's configuration"
     tools.run(argv, f"fetching {pin} for {target.arch} with pip", hint)
-    return next(work.glob("*.whl"))
+    return next(work.glob(f"{wheel.distribution.replace('-', '_')}-*.whl"))
 
 
 def unpack(archive: Path, wheel: Wheel, root: Path) -> list[Path]:
-    """Unpack the wheel's libraries (and headers) into `root`; returns the libraries' paths."""
+    """Unpack the wheel's libraries (and headers) into `root`, all of a wheel without any; returns the libraries' paths."""
     with zipfile.ZipFile(archive) as files:
         for name in files.namelist():
-            if name in wheel.libraries or (wheel.include and name.startswith(wheel.include + "/")):
+            wanted = name in wheel.libraries or (wheel.include and name.startswith(wheel.include + "/"))
+            if wanted or not wheel.libraries:
                 files.extract(name, root)
     return [root / name for name in wheel.libraries]

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from edgekit import userland
+from edgekit.agent import memory, plugin
 
 CLASSES = ("total", "load_store", "simd_load_store", "fp_fma", "int_mac", "simd_other", "branch", "alu")
 needs_gcc = pytest.mark.skipif(not shutil.which("gcc"), reason="needs a C compiler: apt-get install gcc g++")
@@ -99,12 +100,12 @@ def test_loop_stops_at_the_first_failure_of_the_mask(loop: ctypes.CDLL) -> None:
 
 @needs_gcc
 def test_without_a_plugin_nothing_answers_and_figures_are_zero(loop: ctypes.CDLL) -> None:
-    figures = (ctypes.c_uint64 * 8)(*range(8))
-    assert loop.edgekit_counters(figures) == 0
-    assert list(figures) == [0] * 8
-    memory = (ctypes.c_uint64 * 4)(1, 2, 3, 4)
-    assert loop.edgekit_guest_memory(1, memory) == 0
-    assert list(memory) == [0] * 4
+    count = plugin.Count()
+    count.start()
+    count.stop()
+    assert count.read() is None
+    assert plugin.guest_memory(True) is None
+    assert isinstance(memory.meter(True), memory.KernelMeter)
     counts = (ctypes.c_uint64 * 16)(*[7] * 16)
     time_calls(loop, lambda *arguments: 0, 2, 1, counts=counts)
     assert list(counts) == [0] * 16

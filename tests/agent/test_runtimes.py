@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import random
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -66,6 +67,29 @@ def _attempt(sender: Any, module: str, path: Path, libraries: Mapping[str, str])
 
 def test_version_is_the_installed_one(runtime: str, module: ModuleType, libraries: Mapping[str, str]) -> None:
     assert module.probe(libraries)["version"] == userland.native(runtime, lambda text: None).versions["runtime"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (
+            b"\x42\x04\x0a\x00\x10\x11",
+            b"\x42\x04\x0a\x00\x10\x7d",
+            r"opset 125 of ai\.onnx, and ONNX Runtime .* opset \d+$",
+        ),
+        (b"\x08\x09", b"\x08\x7d", r"ONNX IR version 125, and ONNX Runtime .*: save it with ir_version = \d+$"),
+    ],
+)
+def test_a_file_that_is_newer_than_onnx_runtime_is_called_so(
+    models: dict[str, Path], tmp_path: Path, old: bytes, new: bytes, words: str
+) -> None:
+    """Its opset_import (field 8 of ModelProto), or its ir_version (field 1, the first in the file)."""
+    content = models["onnxruntime"].read_bytes()
+    assert old in content
+    path = tmp_path / "newer.onnx"
+    path.write_bytes(content.replace(old, new, 1))
+    found = attempt("onnxruntime", path, userland.native("onnxruntime", lambda text: None).libraries)
+    assert found.startswith("unsupported: the file has ") and re.search(words, found), found
 
 
 def test_answers_are_right(module: ModuleType, libraries: Mapping[str, str], model: Path) -> None:

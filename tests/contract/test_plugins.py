@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from harness import FAKES, ROOT
 
-from edgekit import config, data, plugins, sources
+from edgekit import config, data, metrics, plan, plugins, recipes, sources
 from edgekit.agent.protocol import Fault
 from edgekit.errors import UserError
 from edgekit.transports import Transport
@@ -23,6 +23,8 @@ from edgekit.userland import targets
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
 PROFILES = sorted((*(ROOT / "device_profiles").glob("[!_]*.toml"), *(FAKES / "devices").glob("*.toml")))
 RECIPES = sorted((*(ROOT / "models").glob("[!_]*.py"), *(FAKES / "models").glob("*.py")))
+# Forms of a model beside those that a recipe's functions give.
+FILE_SOURCES = {"savedmodel", "onnx", "tflite"}
 # What measure.py uses of a loaded model.
 LOADED = {"set_input": ["index", "data"], "run": [], "output": ["index"], "close": []}
 
@@ -98,17 +100,27 @@ def test_transport(name: str) -> None:
 def test_converter(name: str) -> None:
     module = plugins.load("converter", name)
     documented(module)
-    assert module.SOURCE in sources.FRAMEWORKS
-    assert module.SUFFIX.startswith(".")
+    assert module.SOURCES
+    assert set(module.SOURCES) <= {*recipes.FRAMEWORKS, *FILE_SOURCES}
+    assert module.SUFFIX.startswith(".") or (name == "savedmodel" and not module.SUFFIX)
     assert module.PRECISIONS[0] == "fp32"
-    assert set(module.PRECISIONS) <= {"fp32", "int8", "int8_io"}
+    assert set(module.PRECISIONS) <= set(plan.ALL_PRECISIONS)
     assert all(values and len(set(values)) == len(values) for values in module.OPTIONS.values())
-    assert parameters(module.convert) == ["source", "precision", "calibration", "input_spec", "options", "output"]
+    assert parameters(module.convert) == [
+        "source",
+        "precision",
+        "calibration",
+        "input_specs",
+        "options",
+        "output",
+        "framework",
+    ]
     assert parameters(module.check) == ["path"]
-    if module.PACKAGES:
-        assert module.EXTRA in EXTRAS
-        pinned = {wish.split("==")[0] for wish in _unfolded(module.EXTRA)}
-        assert set(module.PACKAGES) <= pinned, "the extra must bring what is part of the artifact's key"
+    assert set(module.EXTRA) == set(module.PACKAGES) == set(module.SOURCES)
+    for framework, packages in module.PACKAGES.items():
+        if packages:
+            pinned = {wish.split("==")[0] for wish in _unfolded(module.EXTRA[framework])}
+            assert set(packages) <= pinned, "the extra must bring what is part of the artifact's key"
 
 
 def _unfolded(extra: str) -> list[str]:
@@ -169,10 +181,11 @@ def test_device_profile(path: Path) -> None:
     assert isinstance(device, Device)
     assert device.name == path.stem
     assert 0 < len(device.description) <= 60, "it stands in the title of a table of 100 columns"
-    assert len(set(device.runtimes)) == len(device.runtimes) > 0
+    assert device.runtimes
+    assert len(set(device.all_runtimes)) == len(device.all_runtimes)
     if device.arch != "host":
         assert targets.target(device.arch).arch == device.arch
-        for runtime in device.runtimes:
+        for runtime in device.all_runtimes:
             assert device.arch in targets.wheel(runtime).sha256
     if device.transport == "emulator":
         assert device.emulated
@@ -213,11 +226,11 @@ def test_recipe(path: Path) -> None:
     assert model.name == path.stem
     assert len(model.description) <= 110, "it is one line of `edgekit models`"
     assert model.licence
-    assert model.input.shape[0] == 1
+    assert all(spec.shape[0] == 1 for spec in model.inputs)
     assert model.frameworks
-    module = sources.execute(path)
+    module = recipes.execute(path)
     documented(module)
-    for function in sources.FUNCTIONS:
+    for function in recipes.FUNCTIONS:
         if hasattr(module, function):
             assert parameters(getattr(module, function)) == []
 
@@ -225,7 +238,7 @@ def test_recipe(path: Path) -> None:
 def test_recipes_load_without_anything_heavy() -> None:
     code = f"""
 import sys
-from edgekit import sources
+from edgekit import recipes, sources
 for path in {[str(path) for path in RECIPES]!r}:
     sources.load(path)
 print(*sys.modules)
@@ -241,14 +254,14 @@ def test_the_default_model_can_be_made_for_every_runtime_of_every_device() -> No
     for name in config.device_names():
         for runtime in config.device(name).runtimes:
             converter = plugins.load("converter", plugins.load("runtime", runtime).FORMATS[0])
-            assert converter.SOURCE in model.frameworks
-            assert {"fp32", "int8"} <= set(converter.PRECISIONS)
+            assert set(converter.SOURCES) & set(model.frameworks)
+            assert "fp32" in converter.PRECISIONS
 
 
 def test_the_fake_model_is_right_on_190_of_200() -> None:
     found = data.load(sources.load(str(FAKES / "models" / "fake_identity.py")))
-    assert found.x.shape == (200, 10)
-    assert data.accuracy(found.x, found.y)["correct"] == 190
+    assert found.y is not None and found.x[0].shape == (200, 10)
+    assert metrics.top(found.x[0], found.y, 1)["correct"] == 190
 
 
 def test_a_fault_has_a_kind_of_the_table() -> None:

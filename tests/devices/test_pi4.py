@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgekit import convert, data, plugins, sources
+from edgekit import convert, data, metrics, plugins, sources
 
 pytestmark = [pytest.mark.emulated, pytest.mark.runtimes]
 CELLS = {(runtime, precision) for runtime in ("tflite", "onnxruntime", "executorch") for precision in ("fp32", "int8")}
@@ -40,12 +40,18 @@ def test_all_six_cells_are_measured(first: dict[str, Any]) -> None:
     assert "emulated-latency" in {warning["code"] for warning in first["warnings"]}
 
 
+def framework_of(format_: str) -> str:
+    """What the artifacts of a format are made from by default."""
+    model = sources.load("digits_cnn")
+    return next(name for name in plugins.load("converter", format_).SOURCES if name in model.frameworks)
+
+
 def test_accuracy_on_the_arm_kernels_is_the_hosts(first: dict[str, Any]) -> None:
     model = sources.load("digits_cnn")
     labels = data.load(model).y
     assert labels is not None
     for cell in first["cells"]:
-        host = data.accuracy(convert.reference(model, plugins.load("converter", cell["format"]).SOURCE), labels)
+        host = metrics.top(convert.reference(model, framework_of(cell["format"])).outputs[0], labels, 1)
         assert cell["accuracy"]["total"] == host["total"] == 540
         allowed = 1 if cell["precision"] == "fp32" else 5  # one image; one point of 540
         assert abs(cell["accuracy"]["correct"] - host["correct"]) <= allowed, cell["id"]
@@ -99,3 +105,19 @@ def test_no_path_of_this_machine_in_what_a_run_leaves(first: dict[str, Any]) -> 
         text = path.read_text()
         for private in (str(checkout), str(Path.home()) + "/", str(first["folder"])):
             assert private not in text, (path.name, private)
+
+
+def test_tflite_runtime_runs_the_same_files_and_its_int8_costs_more(tmp_path: Path) -> None:
+    report = profile(tmp_path, "--runtime", "tflite,tflite_runtime", "--samples", "20")
+    cells = {(cell["runtime"], cell["precision"]): cell for cell in report["cells"]}
+    assert [cell["error"] for cell in report["cells"]] == [None] * 4
+    for precision in ("fp32", "int8"):
+        new, old = cells["tflite", precision], cells["tflite_runtime", precision]
+        assert old["artifact"]["sha256"] == new["artifact"]["sha256"]
+        assert old["runtime_version"] == "2.14.0"
+        assert old["instructions"]["spread"] < 0.001
+        assert sum(old["instructions"][name] for name in ("fp_fma", "int_mac")) > 0
+    ratio = cells["tflite_runtime", "int8"]["instructions"]["total"] / cells["tflite", "int8"]["instructions"]["total"]
+    assert ratio > 2
+    assert "slower-runtime" in {warning["code"] for warning in cells["tflite_runtime", "int8"]["warnings"]}
+    assert "slower-runtime" not in {warning["code"] for warning in cells["tflite_runtime", "fp32"]["warnings"]}

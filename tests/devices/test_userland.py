@@ -22,7 +22,7 @@ from edgekit.userland import apt, build, bundles, elf, python, targets, tools, t
 
 ROOT = Path(__file__).resolve().parents[2]
 AGENT = ROOT / "edgekit" / "agent"
-RUNTIMES = tuple(tiny_models.FILES)
+RUNTIMES = (*tiny_models.FILES, "tflite_runtime")
 
 
 def silent(text: str) -> None:
@@ -104,7 +104,7 @@ def test_a_damaged_bundle_is_made_again_and_said(
         manifest.write_text({"truncated": text[:-9], "no object": "[]", "no key": "{}"}[damage], "utf-8")
     said: list[str] = []
     assert userland.bundle("aarch64", "tflite", said.append) == made
-    assert said[0] == "the cached tflite for aarch64 is damaged; making it again"
+    assert said[0] == "the cache entry of the tflite for aarch64 is damaged; making it again"
     assert manifest.read_text("utf-8") == text
     assert (made.root / "lib" / "libLiteRt.so").read_text() == "a library"
     said.clear()
@@ -181,7 +181,7 @@ def test_host_settings_are_those_of_reaching_the_mirror(monkeypatch: pytest.Monk
 
 def test_needed_reads_what_a_library_asks_for() -> None:
     assert any(name.startswith("libc.so") for name in elf.needed(Path(sys.executable).resolve()))
-    with pytest.raises(ValueError, match="not a 64-bit"):
+    with pytest.raises(ValueError, match="not a little-endian"):
         elf.needed(Path(__file__))
 
 
@@ -296,9 +296,9 @@ def test_bundle_is_complete_and_small(runtime: str, land: userland.Userland) -> 
         if path.is_file() and elf.is_elf(path):
             assert set(elf.needed(path)) <= present, path.name
     for library in land.libraries.values():
-        assert (land.root / library.removeprefix("{root}/")).is_file()
+        assert (land.root / library.removeprefix("{root}/")).exists()
     manifest = json.loads((land.root / bundles.MANIFEST).read_text())
-    limit = {"tflite": 21e6, "executorch": 28e6, "onnxruntime": 43e6}
+    limit = {"tflite": 21e6, "executorch": 28e6, "onnxruntime": 43e6, "tflite_runtime": 40e6}
     assert manifest["total_bytes"] < limit[runtime]
     assert set(land.versions) == {"python", "libc", "runtime"}
     assert manifest["versions"]["runtime"] == targets.wheel(runtime).version
@@ -357,12 +357,11 @@ for address, arguments, mask in (loaded.native, (ctypes.cast(native.edgekit_noth
     times, counts = (u64 * 6)(), (u64 * 48)()
     status = native.edgekit_loop(ctypes.c_void_p(address), (u64 * 8)(*arguments), u64(mask), u64(6), u64(1), times, counts)
     rows.append([list(counts[8 * i : 8 * i + 8]) for i in range(6)])
-memory = (u64 * 4)()
-answered = native.edgekit_guest_memory(0, memory)
+memory = importlib.import_module("agent.plugin").guest_memory(False)
 output = loaded.output(0).hex()
 loaded.close()
 print(json.dumps({"version": version, "status": status, "counts": rows[0], "nothing": rows[1], "output": output,
-                  "memory": list(memory), "answered": answered, "numpy": "numpy" in sys.modules}))
+                  "memory": memory, "numpy": "numpy" in sys.modules}))
 """
 
 
@@ -388,20 +387,19 @@ def test_runtime_answers_and_counts_repeat(
 
     assert first["version"] == land.versions["runtime"]
     assert first["status"] == 0
-    assert not first["numpy"]
+    assert first["numpy"] == (runtime == "tflite_runtime")
     found = struct.unpack(f"<{tiny_models.OUTPUTS}f", bytes.fromhex(first["output"]))
     assert list(found) == tiny_models.answer(tiny_models.SAMPLE)
 
     total, *classes = first["counts"][-1]
     assert sum(classes) == total
-    assert 100 < first["nothing"][-1][0] < 200
+    assert 50 < first["nothing"][-1][0] < 200
     assert total > 2 * first["nothing"][-1][0]
-    if runtime == "tflite":
+    if runtime.startswith("tflite"):
         assert first["counts"][-1] == first["counts"][-2]  # the same to the last instruction
     # So small a layer is mostly ONNX Runtime's own hash tables and locks, whose work depends on addresses.
     allowed = 0.1 * total if runtime == "onnxruntime" else max(20, 0.001 * total)
     assert abs(total - second["counts"][-1][0]) <= allowed
-    assert first["answered"] == 1
     resident, peak, anonymous, anonymous_peak = first["memory"]
     assert 5e6 < anonymous <= anonymous_peak < resident <= peak < 80e6
 

@@ -18,7 +18,7 @@ from harness import FAKE_BOARD, FAKE_DEVICE, FAKE_MODEL, ROOT, CommandLine, Ran,
 from rich.console import Console
 
 import edgekit as package
-from edgekit import bench, store
+from edgekit import store, verification
 from edgekit.agent.protocol import INSTRUCTION_CLASSES
 from edgekit.errors import UserError
 from edgekit.report import table
@@ -190,7 +190,7 @@ def test_a_fault_fails_its_cell_alone(cli: CommandLine, recipe: Callable[..., Pa
 def test_a_hang_is_ended_at_its_deadline(
     recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "PREDICT_S", 0.3)
+    monkeypatch.setattr(verification, "PREDICT_S", 0.3)
     report = package.profile(recipe("hang", fault={"fp32": "hang"}), FAKE_DEVICE, output=tmp_path)
     assert [cell["status"] for cell in report.cells] == ["failed", "ok"]
     assert report.cells[0]["error"]["kind"] == "timeout"

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import json
 import os
+import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from harness import FAKE_MODEL
+from harness import FAKE_MODEL, wait_until
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgekit import cache as cache_
-from edgekit import convert, data, plugins, sources, worker
+from edgekit import convert, data, files, plugins, sources, worker
 from edgekit.errors import ConvertError, SetupError, Unsupported, UserError, WorkerCrashed
-from edgekit.types import Artifact, Model
+from edgekit.types import Artifact, Model, to_json
 
-FORMATS = [name for name in plugins.names("converter") if name != "fake"]
+FORMATS = [name for name in plugins.names("converter") if name != "fake" and plugins.load("converter", name).SUFFIX]
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ def test_precision_options_recipe_and_converter_each_have_their_own_key(
     (tmp_path / "fake.py").write_text(source + "# changed\n", "utf-8")
     monkeypatch.setattr(converter, "__file__", str(tmp_path / "fake.py"))
     keys.append(convert.artifact(model, "fake", "fp32").key)
-    monkeypatch.setattr(converter, "PACKAGES", ("numpy",))
+    monkeypatch.setattr(converter, "PACKAGES", {"fake": ("numpy",)})
     keys.append(convert.artifact(model, "fake", "fp32").key)
     assert len(set(keys)) == len(keys)
 
@@ -162,7 +164,7 @@ def test_a_disk_that_fills_up_while_the_record_is_written_leaves_nothing_behind(
 
 
 def test_what_a_format_cannot_do_is_an_answer_and_a_wrong_name_is_a_mistake(model: Model, no_worker: None) -> None:
-    with pytest.raises(Unsupported, match=r"fake has no precision 'int4' \(known: fp32, int8\)"):
+    with pytest.raises(Unsupported, match=r"fake comes in fp32, int8 only"):
         convert.artifact(model, "fake", "int4")
     with pytest.raises(Unsupported, match="tflite is made from keras"):
         convert.artifact(model, "tflite", "fp32")
@@ -175,7 +177,7 @@ def test_what_a_format_cannot_do_is_an_answer_and_a_wrong_name_is_a_mistake(mode
 
 
 def test_a_missing_package_names_the_extra(model: Model, monkeypatch: pytest.MonkeyPatch, no_worker: None) -> None:
-    monkeypatch.setattr(plugins.load("converter", "fake"), "PACKAGES", ("no-such-package",))
+    monkeypatch.setattr(plugins.load("converter", "fake"), "PACKAGES", {"fake": ("no-such-package",)})
     with pytest.raises(SetupError, match=r"pip install 'edgekit\[fake\]'"):
         convert.artifact(model, "fake", "fp32")
 
@@ -184,50 +186,52 @@ def test_the_reference_is_computed_once(model: Model, cold_cache: Path, monkeypa
     first = convert.reference(model, "fake")
     monkeypatch.setattr(worker, "run", None)
     x = data.load(model).x
-    assert np.array_equal(convert.reference(model, "fake"), first) and np.array_equal(first, x)
+    again = convert.reference(model, "fake")
+    assert np.array_equal(again.outputs, first.outputs) and np.array_equal(first.outputs, x)
+    assert again.names == first.names == ("output",)
 
 
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("float('nan')", "are not finite: 2000 of 2000 values"),
-        ("float('inf')", "are not finite: 2000 of 2000 values"),
-        ("0", "are all zero, on 200 inputs"),
+        (np.nan, "are not finite: 2000 of 2000 values"),
+        (np.inf, "are not finite: 2000 of 2000 values"),
+        (0.0, "are all zero, on 200 inputs"),
     ],
 )
 def test_a_source_whose_own_outputs_mean_nothing_is_told_before_anything_is_compared(
-    recipe: Callable[..., Path], cold_cache: Path, monkeypatch: pytest.MonkeyPatch, value: str, words: str
+    model: Model, cold_cache: Path, tmp_path: Path, value: float, words: str
 ) -> None:
-    model = sources.load(str(recipe("mine")))
-    everything = data.load(model)
-    broken = np.full_like(everything.x, float(eval(value)))
-    monkeypatch.setattr(convert.data, "load", lambda model: dataclasses.replace(everything, x=broken))
+    x = np.full_like(data.load(model).x[0], value)
+    request = {"model": to_json(model), "weights": None, "framework": "fake", "folder": str(tmp_path)}
     with pytest.raises(ConvertError) as caught:
-        convert.reference_in_worker({"recipe": str(model.source), "weights": None, "framework": "fake"})
-    assert caught.value.message == f"mine.py: the float outputs of the source itself {words}"
+        convert.reference_in_worker({**request, "x": convert._keep((x,), tmp_path)})
+    assert caught.value.message == f"{model.source.name}: the float outputs of the source itself {words}"
     assert "weights" in caught.value.hint
 
 
-@pytest.mark.parametrize("name", ["outputs.npy", "sha256"])
+@pytest.mark.parametrize("name", ["outputs.npz", "outputs.json"])
 def test_a_damaged_reference_is_computed_again(model: Model, cold_cache: Path, name: str) -> None:
     first = convert.reference(model, "fake")
     (damaged,) = (cold_cache / "references").glob(f"*/{name}")
     damaged.write_bytes(damaged.read_bytes()[:-1])
     heard: list[str] = []
-    assert np.array_equal(convert.reference(model, "fake", heard.append), first)
+    assert np.array_equal(convert.reference(model, "fake", heard.append).outputs, first.outputs)
     assert "is damaged; making it again" in heard[0]
 
 
 def test_a_model_file_is_known_by_its_suffix_and_header(model: Model, tmp_path: Path) -> None:
     made: Artifact = convert.artifact(model, "fake", "fp32")
-    assert convert.check_file(made.path) == "fake"
+    assert files.recognise(made.path) == ("artifact", "fake")
     (tmp_path / "cut.fake").write_bytes(made.path.read_bytes()[:-5])
     with pytest.raises(UserError, match="damaged"):
-        convert.check_file(tmp_path / "cut.fake")
-    with pytest.raises(UserError, match=r"known: \.fake, \.onnx, \.pte, \.tflite"):
-        convert.check_file(tmp_path / "model.h5")
+        files.recognise(tmp_path / "cut.fake")
+    with pytest.raises(
+        UserError, match=r"files end in \.h5, \.hdf5, \.keras, \.onnx, .*, or are SavedModel folders; profile"
+    ):
+        files.recognise(tmp_path / "model.mlmodel")
     with pytest.raises(UserError, match="there is no model file"):
-        convert.check_file(tmp_path / "gone.onnx")
+        files.recognise(tmp_path / "gone.onnx")
 
 
 @given(st.binary(max_size=300))
@@ -243,3 +247,54 @@ def test_bytes_of_any_kind_are_refused_as_a_mistake_and_never_crash_a_check(
     path.write_bytes(content)
     with pytest.raises(UserError):
         plugins.load("converter", name).check(path)
+
+
+def test_all_artifacts_of_a_run_are_made_side_by_side_when_the_first_is_asked_for(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meeting = threading.Barrier(2, timeout=20)  # passed only by two conversions at the same time
+
+    def convert_one(_: Model, format_: str, precision: str, *__: Any) -> str:
+        meeting.wait()
+        return f"{format_} {precision}"
+
+    monkeypatch.setattr(convert, "artifact", convert_one)
+    monkeypatch.setattr(convert, "side_by_side", lambda: 2)
+    wanted = [("a", "fp32"), ("b", "fp32"), ("a", "fp32")]
+    artifacts = convert.Artifacts(model, wanted, data.load(model), lambda _: None)
+    assert artifacts.get("b", "fp32") == "b fp32"
+    monkeypatch.setattr(convert, "artifact", None)
+    assert artifacts.get("a", "fp32") == "a fp32"
+
+
+def test_a_failed_conversion_is_kept_for_its_own_cell(model: Model) -> None:
+    artifacts = convert.Artifacts(model, [("fake", "int4"), ("fake", "fp32")], data.load(model), lambda _: None)
+    assert artifacts.get("fake", "fp32").precision == "fp32"
+    for _ in range(2):
+        with pytest.raises(Unsupported, match="fake comes in fp32, int8 only"):
+            artifacts.get("fake", "int4")
+
+
+def test_an_interrupt_ends_the_conversions_under_way(
+    recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, cold_cache: Path
+) -> None:
+    model = sources.load(str(recipe("hanging", convert_fault="hang")))
+    artifacts = convert.Artifacts(model, [("fake", "fp32"), ("fake", "int8")], data.load(model), lambda _: None)
+
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def interrupt() -> None:
+        wait_until(lambda: worker.LIVE)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    had = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests are a background job
+    try:
+        threading.Thread(target=interrupt).start()
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            artifacts.make()
+    finally:
+        signal.signal(signal.SIGINT, had)
+    assert time.monotonic() - started < 20 and not worker.LIVE
+    assert entries(cold_cache) == []

@@ -128,7 +128,7 @@ def test_failed_counts_failures_and_no_answers() -> None:
 )  # fmt: skip
 def test_int8_that_is_slower_is_said_aloud(fp32_ns: int, int8_ns: int, emulated: bool, warned: bool) -> None:
     made = report(cell(latency_ns=fp32_ns), cell("int8", latency_ns=int8_ns, bytes=10_000), emulated=emulated)
-    assert ("int8-slower" in codes(made, 1)) == warned
+    assert ("slower-than-fp32" in codes(made, 1)) == warned
     assert codes(made, 0) == []
     if warned:
         assert "int8 takes 1.50x the time of fp32" in shown(made)
@@ -139,12 +139,38 @@ def test_int8_is_compared_with_its_own_sibling_only() -> None:
         cell(latency_ns=9_000_000), cell(threads=4, latency_ns=1_000_000), cell(runtime="onnxruntime", latency_ns=9_000_000),
         cell("int8", threads=4, latency_ns=2_000_000, bytes=10_000), cell("int8", latency_ns=2_000_000, bytes=10_000),
     )  # fmt: skip
-    assert "int8-slower" in codes(made, 3)
+    assert "slower-than-fp32" in codes(made, 3)
     assert codes(made, 4) == []
     alone = report(cell("int8", latency_ns=2_000_000))
     assert codes(alone, 0) == []
     failed = report(cell(status="failed", error={"message": "no"}, latency_ns=1), cell("int8"))
     assert codes(failed, 1) == []
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int16x8", "int8_dynamic", "int4_weight"])
+def test_every_smaller_precision_that_is_slower_is_said_aloud(precision: str) -> None:
+    made = report(cell(latency_ns=1_000_000), cell(precision, latency_ns=40_000_000, bytes=10_000))
+    assert codes(made, 1) == ["slower-than-fp32"]
+    assert f"{precision} takes 40.00x the time of fp32" in shown(made, 200)
+
+
+def test_a_runtime_that_needs_more_for_the_same_file_is_said_aloud() -> None:
+    lines = [
+        cell("int8", latency_ns=1_000_000, instructions=1_000),
+        cell("int8", "tflite_runtime", latency_ns=1_100_000, instructions=3_000),
+    ]
+    assert codes(report(*lines), 1) == []
+    made = report(*lines, emulated=True)
+    assert codes(made, 0) == []
+    assert codes(made, 1) == ["slower-runtime"]
+    assert "tflite_runtime needs 3.0x the instructions of tflite for the very same file" in shown(made, 200)
+    slow = report(lines[0], cell("int8", "tflite_runtime", latency_ns=9_000_000))
+    assert "tflite_runtime needs 9.0x the time of tflite for the very same file" in shown(slow, 200)
+    other = cell(
+        "int8", "tflite_runtime", latency_ns=9_000_000, artifact={"sha256": "cd", "size_bytes": 9, "details": {}}
+    )
+    assert codes(report(lines[0], other), 1) == []
+    assert codes(report(lines[0], cell("int8", "tflite_runtime", threads=2, latency_ns=9_000_000)), 1) == []
 
 
 def test_int8_that_is_partly_float_is_said_aloud() -> None:
@@ -164,6 +190,19 @@ def test_partial_delegation_is_said_aloud() -> None:
     assert codes(made, 0) == ["partial-delegation"]
     assert "partial-delegation" not in codes(made, 1)
     assert "3 of 6 operators run on the fast backend" in shown(made)
+
+
+def test_weights_that_stayed_as_they_were_are_said_aloud() -> None:
+    kept = {"weights": {"float32": 9, "int8": 1}, "weights_quantized_share": 0.1, "weights_half_share": 0.0}
+    made = report(cell(details=kept), cell("int8_weight", details=kept), cell("fp16", details=kept))
+    assert [codes(made, index) for index in range(3)] == [[], ["weights-kept"], ["weights-kept"]]
+    assert "only 10% of the weights became smaller by int8_weight" in shown(made, 200)
+
+
+def test_kernels_that_are_known_to_be_slow_are_said_aloud_even_where_time_says_nothing() -> None:
+    made = report(cell("int16x8", details={"slow_kernels": "int16x8 has reference kernels only"}), emulated=True)
+    assert codes(made, 0) == ["slow-kernels"]
+    assert "int16x8 has reference kernels only" in shown(made, 200)
 
 
 def test_the_weaknesses_of_a_whole_run() -> None:

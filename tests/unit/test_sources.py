@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from harness import FAKE_MODEL, forbid
 
-from edgekit import config, sources
+from edgekit import config, recipes, sources
 from edgekit.errors import SetupError, Unsupported, UserError
 from edgekit.types import TensorSpec
 
@@ -34,21 +34,22 @@ def write(folder: Path, text: str, name: str = "custom") -> str:
 def test_the_recipes_of_the_checkout_load_by_name_without_a_framework() -> None:
     for name in sources.names():
         model = sources.load(name)
-        assert model.name == name and model.frameworks == ("torch", "keras") and model.input.shape[0] == 1
-    assert sources.folder() == Path(sources.__file__).parent.parent / "models"
+        assert model.name == name and model.frameworks == ("torch", "keras")
+        assert [spec.shape[0] for spec in model.inputs] == [1]
+    assert recipes.folder() == Path(sources.__file__).parent.parent / "models"
 
 
 def test_without_a_checkout_the_packaged_copy_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "models").mkdir()  # someone else's folder of this name beside the package
     monkeypatch.setattr(config, "PACKAGE", tmp_path / "edgekit")
-    assert sources.folder() == tmp_path / "edgekit" / "_models"
+    assert recipes.folder() == tmp_path / "edgekit" / "_models"
 
 
 def test_a_recipe_loads_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = sources.load(write(tmp_path, GOOD))
     assert model.source == tmp_path / "custom.py"
     assert (model.name, model.frameworks) == ("custom", ("torch",))
-    assert model.input == TensorSpec("image", (1, 8, 6, 3), "float32", "NHWC")
+    assert model.inputs == (TensorSpec("image", (1, 8, 6, 3), "float32", "NHWC"),)
     monkeypatch.chdir(tmp_path)
     assert sources.load("custom.py") == model
     assert sources.load(str(FAKE_MODEL)).frameworks == ("fake",)
@@ -56,12 +57,12 @@ def test_a_recipe_loads_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_images_are_nchw_in_torch_and_nhwc_in_keras(tmp_path: Path) -> None:
     model = sources.load(write(tmp_path, GOOD))
-    assert sources.input_of(model, "torch") == TensorSpec("image", (1, 3, 8, 6), "float32", "NCHW")
-    assert sources.input_of(model, "keras") == model.input
-    other = dataclasses.replace(model, input=TensorSpec("image", (1, 3, 8, 6), "float32", "NCHW"))
-    assert sources.input_of(other, "keras") == model.input
-    flat = dataclasses.replace(model, input=TensorSpec("x", (1, 64), "float32"))
-    assert sources.input_of(flat, "torch") == flat.input
+    assert sources.inputs_of(model, "torch") == (TensorSpec("image", (1, 3, 8, 6), "float32", "NCHW"),)
+    assert sources.inputs_of(model, "keras") == model.inputs
+    other = dataclasses.replace(model, inputs=(TensorSpec("image", (1, 3, 8, 6), "float32", "NCHW"),))
+    assert sources.inputs_of(other, "keras") == model.inputs
+    flat = dataclasses.replace(model, inputs=(TensorSpec("x", (1, 64), "float32"),))
+    assert sources.inputs_of(flat, "torch") == flat.inputs
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,14 @@ def changed(old: str, new: str) -> str:
             changed("torch_model", "keras_model") + "def weights():\n    return {}\n",
             "line 10: weights gives a torch state",
         ),
-        (changed('"float32"', '"float64"'), "line 4: INPUT needs dtype 'float32', not 'float64'"),
+        (changed("INPUT = {", "INPUTS = {"), "line 4: INPUTS must be a list"),
+        (
+            changed("INPUT = {", "INPUTS = [{").replace('"NHWC"}', '"NHWC"}] * 2'),
+            "line 4: INPUTS needs a name for each",
+        ),
+        (GOOD + "\nINPUTS = [INPUT]\n", "line 11: INPUTS and INPUT say the same thing"),
+        (GOOD + "\nMETRIC_OUTPUT = -1\n", "line 11: METRIC_OUTPUT must be the index of an output"),
+        (changed('"float32"', '"float64"'), "line 4: INPUT needs dtype 'float32', 'int32' or 'int64', not 'float64'"),
         (changed("(1, 8, 6, 3)", "(2, 8, 6, 3)"), "line 4: INPUT needs a shape"),
         (changed("(1, 8, 6, 3)", "(1, 8, 6, True)"), "line 4: INPUT needs a shape"),
         (changed("(1, 8, 6, 3)", "'1,8'"), "line 4: INPUT needs a shape"),
@@ -154,14 +162,6 @@ def test_a_recipe_is_run_once_for_each_content(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text() == ".."
 
 
-@pytest.mark.parametrize("result", [(1, 2), {"scores": 1}, [3], None], ids=str)
-def test_a_model_that_returns_anything_but_one_tensor_is_told(tmp_path: Path, result: object) -> None:
-    model = sources.load(write(tmp_path, GOOD))
-    words = rf"custom\.py: the model returns a {type(result).__name__}; one output tensor is needed"
-    with pytest.raises(UserError, match=words):
-        sources.one_output(model, result)
-
-
 def test_a_recipe_that_one_may_not_look_at_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, GOOD)
     forbid(monkeypatch, tmp_path)
@@ -186,16 +186,16 @@ def test_a_function_of_a_recipe_may_import_from_its_folder_and_names_its_own_lin
     )
     body = "    import net_beside_the_recipe\n    return net_beside_the_recipe.make({})"
     good = sources.load(write(tmp_path, changed("    return None", body.format(False)), "good"))
-    assert sources.call(good, "torch_model") == "made"
+    assert recipes.call(good, "torch_model") == "made"
     bad = sources.load(write(tmp_path, changed("    return None", body.format(True)), "bad"))
     with pytest.raises(UserError, match=r"bad\.py line 10: torch_model\(\) failed: ZeroDivisionError"):
-        sources.call(bad, "torch_model")
+        recipes.call(bad, "torch_model")
     leaving = sources.load(write(tmp_path, changed("return None", "raise SystemExit(3)"), "leaving"))
     with pytest.raises(UserError, match=r"leaving\.py line 9: torch_model\(\) failed: SystemExit: 3"):
-        sources.call(leaving, "torch_model")
+        recipes.call(leaving, "torch_model")
     lacking = sources.load(write(tmp_path, changed("return None", "import nothing_of_this_name"), "lacking"))
     with pytest.raises(SetupError, match="needs the Python package 'nothing_of_this_name'"):
-        sources.call(lacking, "torch_model")
+        recipes.call(lacking, "torch_model")
 
 
 def test_a_framework_that_a_recipe_does_not_have_is_an_answer() -> None:

@@ -109,6 +109,11 @@ def test_instructions_are_medians_by_class_without_the_loops_own() -> None:
     assert found["spread"] == pytest.approx(200 / 10_100, abs=1e-6)
 
 
+def test_instructions_of_a_32_bit_guest_have_no_classes() -> None:
+    found = stats.instructions([launch([1], counts=[[5_000], [5_002]], counter_overhead=[1_000])])
+    assert found == {"total": 4_001, "spread": 0.0005, "samples": 2}
+
+
 def test_instructions_of_a_batch_are_those_of_one_call() -> None:
     found = stats.instructions([launch([1], counts=[row(10_050)], counter_overhead=[50] + [0] * 7, batch=10)])
     assert found is not None

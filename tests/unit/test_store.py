@@ -204,3 +204,13 @@ def test_git_state_outside_a_checkout_is_empty(tmp_path: Path, monkeypatch: pyte
     assert store.git_state(tmp_path) == {}
     monkeypatch.setenv("PATH", "")
     assert store.git_state(tmp_path) == {}
+
+
+def test_what_is_no_json_is_never_written(run: store.Run, tmp_path: Path) -> None:
+    before = (run.path / "measurements.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        run.append(measurement("int8", accuracy={"value": float("nan")}))
+    assert (run.path / "measurements.jsonl").read_bytes() == before and len(run.lines) == 1
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        store.Run.create(tmp_path, {**HEADER, "run": "other", "limit": float("inf")})
+    assert not (tmp_path / "other" / "run.json").exists()

@@ -25,7 +25,9 @@ def compare(name: str, rounds: int, samples: int, bare_program: Path, folder: Pa
     model = sources.load(name)
     artifact = convert.artifact(model, "tflite", "fp32")
     source = folder / f"{name}.bin"
-    source.write_bytes(data.encode(data.load(model).x[:1], artifact.inputs[0], model.input.layout).tobytes())
+    source.write_bytes(
+        data.encode((data.load(model).x[0][:1],), artifact.inputs, [spec.layout for spec in model.inputs])
+    )
     with Session.open(config.device("local"), "tflite", lambda _: None) as live:
         request = {
             "runtime": "tflite", "model": live.push(artifact.path), "input": live.push(source), "threads": 1,

@@ -48,10 +48,10 @@ def bare_commands(model_name: str, device_name: str, folder: Path) -> list[tuple
     commands = []
     for cell in plan.expand(model, device, plan.Request(model_name, device_name)):
         artifact = convert.artifact(model, cell.format, cell.precision)
-        encoded = data.encode(inputs.x, artifact.inputs[0], model.input.layout)
+        encoded = data.encode(inputs.x, artifact.inputs, [spec.layout for spec in model.inputs])
         source = folder / f"{cell.runtime}-{cell.precision}.bin"
-        source.write_bytes(encoded.tobytes())
-        size = source.stat().st_size // len(inputs.x)
+        source.write_bytes(encoded)
+        size = source.stat().st_size // inputs.count
         with Session.open(device, cell.runtime, lambda _: None) as live:
             python = [*live.python, "-I", "-S", "-c", BARE, str(session.agent_file()), cell.runtime]
             argv = [*python, str(artifact.path), live.libraries["runtime"], str(source), str(size), str(calls)]

@@ -1,11 +1,13 @@
-"""What the runtimes driven through ctypes share: loading a library, its version, tensor sizes.
+"""What the runtimes share: loading a library or a Python package, its version, tensor sizes.
 
 Standard library only, Python 3.9. Not a runtime itself: names with an underscore are no plug-ins.
 """
 
 import ctypes
+import importlib
 import json
 import os
+import sys
 
 from ..protocol import Fault
 
@@ -40,6 +42,22 @@ def open_library(libraries, runtime):
         return ctypes.CDLL(path)
     except OSError as error:
         raise Fault("unavailable", "the library of %s does not load: %s" % (runtime, error)) from error
+
+
+def open_package(libraries, name, runtime):
+    """Import a Python package from the folder that `libraries` names. Raises Fault("unavailable") when that does not work."""
+    folder = libraries.get("runtime")
+    if not folder:
+        raise Fault("unavailable", "no folder with %s was named" % runtime)
+    if not os.path.isdir(folder):
+        raise Fault("unavailable", "the folder with %s is not there: %s" % (runtime, folder))
+    folder = os.path.abspath(folder)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError) as error:
+        raise Fault("unavailable", "%s does not import: %s" % (runtime, error)) from error
 
 
 def declare(library, table, runtime):

@@ -5,6 +5,7 @@ onnxruntime_c_api.h) hold for every release from 1.16 on.
 """
 
 import ctypes
+import re
 from ctypes import POINTER, byref, c_char_p, c_int, c_int64, c_size_t, c_uint32, c_void_p
 
 from ..protocol import Fault
@@ -78,6 +79,9 @@ LOG_FATAL = 4  # OrtLoggingLevel: errors come back as a status, and nothing else
 SEQUENTIAL, ALL_OPTIMIZATIONS = 0, 99  # ExecutionMode, GraphOptimizationLevel
 ARENA_ALLOCATOR, DEFAULT_MEMORY = 1, 0  # OrtAllocatorType, OrtMemType
 UNSUPPORTED_CODES = {9: "not implemented"}  # OrtErrorCode
+# How CreateSession says that the file is newer than the library, with the file's version and the newest known.
+NEWER_OPSET = re.compile(r"Opset (\d+) is under development.*support for domain (\S+) is till opset (\d+)", re.DOTALL)
+NEWER_FORMAT = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
 
 
 class Api:
@@ -108,6 +112,7 @@ class Api:
             self.releases["Status"](status)
             if "bad_alloc" in message or "Failed to allocate memory" in message:
                 raise Fault("out_of_memory", "ONNX Runtime ran out of memory: " + message)
+            raise_if_newer(message, self.version)
             kind = "unsupported" if code in UNSUPPORTED_CODES else "bad_model"
             raise Fault(kind, "ONNX Runtime refused the model: %s" % message)
 
@@ -116,6 +121,20 @@ class Api:
         handle = c_void_p()
         self.call(name, *arguments, byref(handle))
         return handle
+
+
+def raise_if_newer(message, version):
+    """Raise Fault("unsupported") when ONNX Runtime's message means that it is too old for the file."""
+    found = NEWER_OPSET.search(message)
+    if found:
+        opset, domain, newest = found.groups()
+        text = "the file has opset %s of %s, and ONNX Runtime %s knows it up to %s: export it with opset %s"
+        raise Fault("unsupported", text % (opset, domain, version, newest, newest))
+    found = NEWER_FORMAT.search(message)
+    if found:
+        form, newest = found.groups()
+        text = "the file has ONNX IR version %s, and ONNX Runtime %s knows it up to %s: save it with ir_version = %s"
+        raise Fault("unsupported", text % (form, version, newest, newest))
 
 
 def open_runtime(libraries):

@@ -7,9 +7,11 @@ and has no stability promise yet, so only the minor version it was checked with 
 import ctypes
 from ctypes import POINTER, byref, c_bool, c_char_p, c_int, c_int32, c_int64, c_size_t, c_uint, c_uint32, c_void_p
 
-from .. import flatbuffer
 from ..protocol import Fault
 from . import _library
+from ._tflite_file import check
+
+__all__ = ["FORMATS", "Loaded", "check", "load", "probe"]
 
 FORMATS = ("tflite",)
 CHECKED_MINOR = "2.3"
@@ -121,6 +123,7 @@ FUNCTIONS = {
     "LiteRtGetRankedTensorType": (c_int, c_void_p, POINTER(RankedType)),
     "LiteRtGetCompiledModelInputBufferRequirements": (c_int, c_void_p, c_size_t, c_size_t, Handle),
     "LiteRtGetCompiledModelOutputBufferRequirements": (c_int, c_void_p, c_size_t, c_size_t, Handle),
+    "LiteRtCompiledModelResizeInputTensor": (c_int, c_void_p, c_size_t, c_size_t, POINTER(c_int), c_size_t),
     "LiteRtCreateManagedTensorBufferFromRequirements": (c_int, c_void_p, POINTER(RankedType), c_void_p, Handle),
     "LiteRtLockTensorBuffer": (c_int, c_void_p, Handle, c_int),
     "LiteRtUnlockTensorBuffer": (c_int, c_void_p),
@@ -155,17 +158,6 @@ def open_runtime(libraries):
 def probe(libraries):
     """The version of the library, loaded."""
     return {"version": open_runtime(libraries)[1]}
-
-
-def check(path, libraries):
-    """Raise Fault("bad_model") when the file is no .tflite file or is damaged; LiteRT would crash on it."""
-    # A flatbuffer's file identifier; a file without it would be taken apart as if it were one.
-    if _library.head(path)[4:8] != b"TFL3":
-        raise Fault("bad_model", "not a TensorFlow Lite file: it has no TFL3 identifier")
-    try:
-        flatbuffer.verify(path)
-    except flatbuffer.Damaged as error:
-        raise Fault("bad_model", "the TensorFlow Lite file is truncated or damaged: %s" % error) from error
 
 
 def load(path, options):
@@ -210,6 +202,7 @@ class Loaded:
         self.delegation = None
         self.environment, self.model, self.options, self.compiled = (c_void_p() for _ in range(4))
         self.buffers = {"Input": [], "Output": []}
+        self.handles = set()
         self.payload = None
 
     def call(self, name, *arguments):
@@ -258,10 +251,23 @@ class Loaded:
             self.call("LiteRtGetRankedTensorType", tensor, byref(ranked))
             shape = list(ranked.layout.dimensions[: ranked.layout.rank_and_flags & 0x7F])
             label = (name.value or b"").decode("utf-8", "replace")
+            if tensor.value in self.handles:
+                # Seen with 2.3: only one of the buffers of such a tensor is filled, and the other holds whatever lay there.
+                reason = "the %s '%s' is another output or an input too, and LiteRT leaves it empty" % (
+                    kind.lower(),
+                    label,
+                )
+                raise Fault("unsupported", reason)
+            self.handles.add(tensor.value)
             if ranked.element_type not in DTYPES:
                 raise Fault(
                     "unsupported", "%s '%s' has LiteRT's element type %d" % (kind.lower(), label, ranked.element_type)
                 )
+            if shape and shape[0] < 0:  # a free batch: one sample at a time is what is measured
+                shape[0] = ranked.layout.dimensions[0] = 1
+                if kind == "Input":
+                    sizes = (c_int * len(shape))(*shape)
+                    self.call("LiteRtCompiledModelResizeInputTensor", self.compiled, 0, index, sizes, len(shape))
             if any(extent < 0 for extent in shape):
                 raise Fault("unsupported", "%s '%s' has a shape that is not fixed: %s" % (kind.lower(), label, shape))
             place = (self.compiled, 0, index, byref(requirements))
