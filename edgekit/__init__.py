@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgekit.api import load_report, profile
     from edgekit.errors import EdgekitError
-    from edgekit.report import Report
+    from edgekit.report import Report, Reports
     from edgekit.types import Device, Model
 
 __version__ = "0.1.0"
-__all__ = ["Device", "EdgekitError", "Model", "Report", "__version__", "load_report", "profile"]
+__all__ = ["Device", "EdgekitError", "Model", "Report", "Reports", "__version__", "load_report", "profile"]
 
 _HOMES = {
     "profile": "edgekit.api",
     "load_report": "edgekit.api",
     "Report": "edgekit.report",
+    "Reports": "edgekit.report",
     "Device": "edgekit.types",
     "Model": "edgekit.types",
     "EdgekitError": "edgekit.errors",

@@ -8,20 +8,68 @@ import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, overload
 
-from edgekit import bench, cache, files, plan, plugins, sources, store
+from edgekit import bench, cache, files, fleet, plan, plugins, sources, store
 from edgekit import convert as conversion
 from edgekit.errors import UserError, unknown
-from edgekit.report import Report
+from edgekit.report import Report, Reports
 from edgekit.types import Artifact, Json
 
 T = TypeVar("T")
 
 
+@overload
+def profile(
+    model: str | Path | None = ...,
+    device: str | Path | None = ...,
+    runtimes: str | Sequence[str] | None = ...,
+    precisions: str | Sequence[str] | None = ...,
+    threads: int | Sequence[int] = ...,
+    samples: int | None = ...,
+    output: str | Path = ...,
+    resume: str | None = ...,
+    effort: dict[str, float] | None = ...,
+    say: Callable[[str], None] | None = ...,
+    inputs: Sequence[str] = ...,
+    data: str | Path | None = ...,
+    calibration: str | Path | None = ...,
+    preprocess: str | None = ...,
+    metric: str | None = ...,
+    reference: str | Path | None = ...,
+    trust: bool = ...,
+    connection: Mapping[str, object] | None = ...,
+    wait: bool = ...,
+) -> Report: ...
+
+
+@overload
+def profile(
+    model: str | Path | None = ...,
+    device: list[str] | list[Path] | tuple[str | Path, ...] = ...,
+    runtimes: str | Sequence[str] | None = ...,
+    precisions: str | Sequence[str] | None = ...,
+    threads: int | Sequence[int] = ...,
+    samples: int | None = ...,
+    output: str | Path = ...,
+    resume: str | None = ...,
+    effort: dict[str, float] | None = ...,
+    say: Callable[[str], None] | None = ...,
+    inputs: Sequence[str] = ...,
+    data: str | Path | None = ...,
+    calibration: str | Path | None = ...,
+    preprocess: str | None = ...,
+    metric: str | None = ...,
+    reference: str | Path | None = ...,
+    trust: bool = ...,
+    connection: Mapping[str, object] | None = ...,
+    wait: bool = ...,
+) -> Reports: ...
+
+
 def profile(
     model: str | Path | None = None,
-    device: str | Path | None = None,
+    device: str | Path | list[str] | list[Path] | tuple[str | Path, ...] | None = None,
     runtimes: str | Sequence[str] | None = None,
     precisions: str | Sequence[str] | None = None,
     threads: int | Sequence[int] = plan.THREADS,
@@ -37,7 +85,9 @@ def profile(
     metric: str | None = None,
     reference: str | Path | None = None,
     trust: bool = False,
-) -> Report:
+    connection: Mapping[str, object] | None = None,
+    wait: bool = False,
+) -> Report | Reports:
     """Measure a model on a device and return the report; the run is also written below `output`.
 
     `model` is a recipe's name or file, `path.py:factory`, or a model file (digits_cnn when left out); `device` a profile's
@@ -46,12 +96,16 @@ def profile(
     name; `effort` overrides fields of `plan.Effort`; `say` receives a line for each step. `inputs` are shapes
     ("1x3x224x224") of a model that does not tell them; `data`, `calibration` and `preprocess` are as in docs/data.md;
     `metric` is a name or "path.py:function"; `reference` is a model to compare outputs with; `trust` allows files that run
-    code when they are opened. Raises UserError, SetupError, DeviceError, or ConvertError when the recipe's data cannot be
-    made; a cell that fails is a row of the report with its error, not an exception.
+    code when they are opened. `connection` says where the device is ({"host": "pi@192.0.2.7"}: the keys of [connection] in
+    a profile); `wait` waits while somebody else uses it. Raises UserError, SetupError, DeviceError, or ConvertError when the
+    recipe's data cannot be made; a cell that fails is a row of the report with its error, not an exception.
+
+    A list of devices is measured side by side, each in a run of its own, and gives Reports: a device that cannot be reached
+    or is lost does not stop the others, and its error is in `errors`.
     """
     request = plan.Request(
         model=str(model) if model is not None else None,
-        device=str(device) if device is not None else None,
+        device=str(device) if isinstance(device, (str, Path)) else None,
         runtimes=several(runtimes, str) if runtimes is not None else None,
         precisions=several(precisions, str) if precisions is not None else None,
         threads=several(threads, int),
@@ -66,8 +120,13 @@ def profile(
         metric=metric,
         reference=_text(reference),
         trust=trust,
+        connection=dict(connection or {}),
+        wait=wait,
     )
-    return Report.of(bench.run(request, say or (lambda _: None)))
+    tell = say or (lambda _: None)
+    if isinstance(device, (list, tuple)):
+        return fleet.report(fleet.run(request, list(dict.fromkeys(map(str, device))), tell))
+    return Report.of(bench.run(request, tell))
 
 
 def several(value: T | Sequence[T], kind: type[T]) -> tuple[T, ...]:

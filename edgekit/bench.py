@@ -9,10 +9,11 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit import config, convert, converters, data, holdout, metrics, plan, session, sources, store, userdata
+from edgekit import config, convert, converters, data, holdout, link, metrics, plan, session, sources, store, userdata
 from edgekit.cache import cache_dir, disk_errors, file_sha256
 from edgekit.caveats import caveat
 from edgekit.errors import (
@@ -42,39 +43,86 @@ def run(request: plan.Request, say: Say, on_start: Callable[[store.Run], None] =
     A cell that cannot be done becomes a line that says why.
     """
     earlier = store.Run.load(store.find(request.output, request.resume)) if request.resume is not None else None
-    request = (plan.request_of(earlier, request) if earlier else request).checked()
-    device = config.device(str(request.device))
+    request = plan.request_of(earlier, request) if earlier else request
+    (job,) = prepare([request], say, earlier)
+    on_start(job.run)
+    carry_out(job)
+    return job.run
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done on one device: the run, those of its cells that are `left`, and the link over which they are measured."""
+
+    run: store.Run
+    left: list[Cell]
+    subject: Subject
+    line: link.Link
+    say: Say
+
+
+def prepare(
+    requests: Sequence[plan.Request],
+    say: Say,
+    earlier: store.Run | None = None,
+    artifacts_of: type[convert.Artifacts] = convert.Artifacts,
+) -> list[Job]:
+    """A job for each request; the requests differ in their device and nothing else, so all share one model, data and artifacts.
+
+    The runs are on the disk when this returns. Raises UserError and SetupError before that.
+    """
+    requests = [request.checked() for request in requests]
+    request = requests[0]
+    devices = [config.device(str(one.device), one.connection) for one in requests]
+    plan.check_apart(devices)
     model = sources.load(str(request.model), request.inputs, request.trust, say)
     compared = reference(request, model, say)
-    cells = plan.expand(model, device, request)
+    matrices = [plan.expand(model, device, request) for device in devices]
     if request.metric:
         metrics.check(request.metric)
-    effort = plan.Effort.of(device, request.effort)
-    header = plan.header(request, model, device, effort, cells)
+    efforts = [plan.Effort.of(device, request.effort) for device in devices]
+    each = zip(requests, devices, efforts, matrices, strict=True)
+    headers = [plan.header(one, model, device, effort, cells) for one, device, effort, cells in each]
     everything = inputs_of(model, request, say)
     inputs = spread(everything, request.samples)
     if request.metric and everything.y is None:
         raise UserError("--metric needs labels, and the data have none", "docs/data.md says where labels come from")
-    header["data"] = {**to_json(inputs.provenance), "sha256": everything.sha256}
-    header["judged_by"] = {
-        "metric": metric_key(request.metric),
-        "reference": sources.source_sha256(compared) if compared else None,
-    }
+    for header in headers:
+        header["data"] = {**to_json(inputs.provenance), "sha256": everything.sha256}
+        header["judged_by"] = {
+            "metric": metric_key(request.metric),
+            "reference": sources.source_sha256(compared) if compared else None,
+        }
     if earlier:
-        plan.check_alike(earlier, header)
-    with disk_errors("temporary files"):
-        the_run = earlier or store.Run.create(request.output, header)
-        on_start(the_run)
-
-        left = [cell for cell in cells if cell.id not in the_run.done()]
-        artifacts = convert.Artifacts(model, [(cell.format, cell.precision) for cell in left], inputs, say)
+        plan.check_alike(earlier, headers[0])
+        earlier.forget_lost()
+    runs = [earlier or store.Run.create(request.output, header) for header in headers]
+    lefts = [[cell for cell in cells if cell.id not in run.done()] for run, cells in zip(runs, matrices, strict=True)]
+    wanted = [(cell.format, cell.precision) for cell in itertools.chain(*lefts)]
+    artifacts = artifacts_of(model, wanted, inputs, say)
+    jobs = []
+    for run, left, device, effort in zip(runs, lefts, devices, efforts, strict=True):
+        tell = say if len(requests) == 1 else named(device.name, say)
         subject = Subject(model, device, effort, inputs, everything.count, artifacts, request.metric, compared)
-        for runtime, group in itertools.groupby(left, key=lambda cell: cell.runtime):
-            with Agents(device, runtime, say) as agents:
+        jobs.append(Job(run, left, subject, link.Link(device, tell, f"profile {model.name}", request.wait), tell))
+    return jobs
+
+
+def named(name: str, say: Say) -> Say:
+    """`say` for what concerns one of several devices."""
+    return lambda text: say(f"{name}: {text}")
+
+
+def carry_out(job: Job) -> None:
+    """Measure what is left of a job on its device, which is locked meanwhile."""
+    with disk_errors("temporary files"), job.line as line:
+        for runtime, group in itertools.groupby(job.left, key=lambda cell: cell.runtime):
+            with Agents(line, runtime) as agents:
                 for cell in group:
-                    say(f"cell {len(the_run.lines) + 1} of {len(cells)}: {cell.id}")
-                    the_run.append(measure_cell(subject, cell, agents, say))
-    return the_run
+                    job.say(f"cell {len(job.run.lines) + 1} of {len(job.run.header['plan']['cells'])}: {cell.id}")
+                    measured = measure_cell(job.subject, cell, agents, job.say)
+                    line.check()  # what was ended by us is no failure of the cell
+                    job.run.append(measured)
 
 
 def reference(request: plan.Request, model: Model, say: Say) -> Model | None:
@@ -136,20 +184,34 @@ def spread(everything: data.Data, count: int | None) -> data.Data:
 class Agents:
     """One runtime's agent on the device: started when first needed, started anew after it was lost."""
 
-    def __init__(self, device: Device, runtime: str, say: Say) -> None:
-        self.device, self.runtime, self.say = device, runtime, say
+    def __init__(self, line: link.Link, runtime: str) -> None:
+        self.line, self.runtime = line, runtime
         self.live: session.Session | None = None
 
     def get(self) -> session.Session:
-        """A live session."""
+        """A live session on a device that is ours."""
+        if self.live is not None and not self.line.held():
+            self.lose()
         if self.live is None:
-            self.live = session.Session.open(self.device, self.runtime, self.say)
+            self.live = self.line.session(self.runtime)
         return self.live
 
-    def drop(self) -> None:
-        """Let go of the session; the next get() starts another."""
+    def confirm(self) -> None:
+        """Nobody else can have used the device since get(). Raises DeviceError."""
+        if not self.line.held():
+            message = f"the lock on {self.line.device.name} was lost while this was measured"
+            raise DeviceError(message, "another run may have disturbed it: measure it again")
+
+    def lose(self) -> None:
+        """Let go of the session after an error of the device; the next get() starts another."""
         if self.live is not None:
-            self.live.close()
+            self.line.lost(self.live)
+            self.live = None
+
+    def drop(self) -> None:
+        """Let go of the session."""
+        if self.live is not None:
+            self.line.drop(self.live)
             self.live = None
 
     def __enter__(self) -> Agents:
@@ -174,6 +236,7 @@ def measure_cell(subject: Subject, cell: Cell, agents: Agents, say: Say) -> Meas
             request = deploy(subject, cell, artifact, live, Path(folder))
             verify(subject, artifact, live, request, Path(folder), found, say)
             measure(subject, cell, live, request, found, say)
+            agents.confirm()
         return Measurement(cell, "ok", **found)
     except Unsupported as error:
         return Measurement(cell, "unsupported", error=failure("unsupported", error), **found)
@@ -187,7 +250,7 @@ def measure_cell(subject: Subject, cell: Cell, agents: Agents, say: Say) -> Meas
     except DeviceError as error:
         if agents.live is None:
             raise  # no agent can be started at all: that is not this cell's failure
-        agents.drop()
+        agents.lose()
         return Measurement(cell, "failed", error=failure("device", error), **found)
 
 

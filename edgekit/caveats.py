@@ -7,6 +7,8 @@ from edgekit.types import Caveat
 CAVEATS = {
     "emulated-latency": "latency is the emulator's, not the board's; compare instructions instead, and only within one precision, "
     "because an fp32 instruction takes longer than an int8 one",
+    "uncounted-latency": "latency is the emulator's, not the board's, and nothing counts instructions there; what fits in memory, "
+    "and the outputs, are the board's",
     "python-timer": "timed from Python, which adds about a microsecond to a call: install gcc for the native timing loop",
     "few-samples": "only {count} timed samples: no percentile above the median is given",
     "time-cap": "stopped at the time cap after {count} of {wanted} samples: raise --max-seconds",

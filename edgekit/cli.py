@@ -1,10 +1,9 @@
-"""The command table. The only place that prints to the user or sets an exit code."""
+"""The command table: with cli_devices the only place that prints to the user or sets an exit code."""
 
 from __future__ import annotations
 
 import argparse
 import errno
-import json
 import os
 import re
 import shlex
@@ -15,12 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from edgekit import __version__, errors
-from edgekit.errors import EdgekitError, SetupError, UserError, unknown
-from edgekit.terminal import bug, complain, explain, prepare_streams, print_table, silence
+from edgekit import __version__, cli_devices, errors
+from edgekit.errors import DeviceBusy, EdgekitError, SetupError, UserError, unknown
+from edgekit.terminal import bug, complain, explain, prepare_streams, print_json, print_table, silence
 
 if TYPE_CHECKING:
-    from edgekit.report import Report
+    from edgekit import plan
+    from edgekit.report import Report, Reports
     from edgekit.store import Run
 
 PROFILE_HELP = """\
@@ -34,17 +34,11 @@ examples:
   edgekit profile model.tflite --data photos/         a finished file as it is, on your own images
   edgekit profile model.keras -p all -r all           everything that can be made of it, and why not the rest
   edgekit profile --device pi4 --json > cells.json    the machine form
+  edgekit profile --device pi4 --host pi@192.0.2.7    the real board, over SSH
+  edgekit profile --device pi4,pi5,android            several devices side by side, in one table
   edgekit profile --resume last                       finish a run that was interrupted
 """
-DEVICES_HELP = "List the devices.\n\nexample:\n  edgekit devices\n"
 MODELS_HELP = "List the built-in models.\n\nexample:\n  edgekit models\n"
-DOCTOR_HELP = """\
-Say what is missing and the exact command that mends it.
-
-examples:
-  edgekit doctor                 this machine
-  edgekit doctor --device pi4    this machine and everything that device needs, tried for real
-"""
 CONVERT_HELP = """\
 Convert a model and write the file.
 
@@ -179,8 +173,13 @@ def build_parser() -> Parser:
         help="a name of `edgekit models`, a recipe file, path.py:function, or a model file (default: digits_cnn)",
     )
     profile.add_argument(
-        "--device", "-d", metavar="NAME", help="a name of `edgekit devices`, or a profile .toml (default: pi4)"
+        "--device",
+        "-d",
+        metavar="A,B",
+        help="a name of `edgekit devices`, or a profile .toml (default: pi4); several are measured side by side",
     )
+    cli_devices.add_connection(profile)
+    profile.add_argument("--wait", action="store_true", help="wait while somebody else uses the device")
     profile.add_argument(
         "--runtime",
         "-r",
@@ -232,13 +231,9 @@ def build_parser() -> Parser:
     add_opening_options(inspect)
     inspect.add_argument("--json", action="store_true", help="the machine form on stdout")
 
-    devices = command("devices", "list the devices", DEVICES_HELP, run_devices)
-    devices.add_argument("--json", action="store_true", help="the machine form on stdout")
     models = command("models", "list the built-in models", MODELS_HELP, run_models)
     models.add_argument("--json", action="store_true", help="the machine form on stdout")
-    doctor = command("doctor", "say what is missing and how to mend it", DOCTOR_HELP, run_doctor)
-    doctor.add_argument("--device", "-d", metavar="NAME", help="also try this device for real")
-    doctor.add_argument("--json", action="store_true", help="the machine form on stdout")
+    cli_devices.add_commands(command)
     completion = command("completion", "print a shell's completion script", COMPLETION_HELP, run_completion)
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="the shell")
     return parser
@@ -260,11 +255,6 @@ def add_source_options(parser: Parser) -> None:
     add_opening_options(parser)
 
 
-def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    print(json.dumps(value, indent=1))
-
-
 def run_profile(args: argparse.Namespace) -> int:
     """edgekit profile"""
     if args.resume is not None and any(getattr(args, name) not in (None, False, []) for name in MATRIX):
@@ -273,9 +263,10 @@ def run_profile(args: argparse.Namespace) -> int:
     from edgekit.progress import Progress
     from edgekit.report import Report
 
+    devices = cli_devices.asked_for(args.device)
     request = plan.Request(
         model=args.model,
-        device=args.device,
+        device=devices[0],
         runtimes=args.runtime,
         precisions=args.precision,
         threads=args.threads if args.threads is not None else plan.THREADS,
@@ -290,7 +281,11 @@ def run_profile(args: argparse.Namespace) -> int:
         metric=args.metric,
         reference=args.reference,
         trust=args.trust,
+        connection=cli_devices.connection(args),
+        wait=args.wait,
     )
+    if len(devices) > 1:
+        return run_fleet(args, request, [str(name) for name in devices])
     started: list[Run] = []
     report: Report | None = None
     with Progress(quiet=args.quiet) as progress:
@@ -299,10 +294,41 @@ def run_profile(args: argparse.Namespace) -> int:
             code = errors.EXIT_CELLS if report.failed else errors.EXIT_OK
         except (KeyboardInterrupt, EdgekitError) as error:
             progress.close()
-            code = unfinished(error, started, args)
+            code = unfinished(error, started[0] if started else None, args, request.device)
             report = Report.of(started[0]) if started and started[0].lines else None
-    if report is None:
-        return code
+    return code if report is None else handed_over(report, args, code)
+
+
+def run_fleet(args: argparse.Namespace, request: plan.Request, devices: list[str]) -> int:
+    """edgekit profile --device A,B"""
+    from edgekit import fleet
+    from edgekit.progress import Progress
+
+    started: list[fleet.Share] = []
+    codes = [errors.EXIT_OK]
+    with Progress(quiet=args.quiet) as progress:
+        why: BaseException | None = None
+        try:
+            fleet.run(request, devices, progress.say, started.extend)
+        except (KeyboardInterrupt, EdgekitError) as error:
+            why = error
+        progress.close()
+        if why is not None:
+            codes.append(unfinished(why, None, args, None))
+        for given, share in zip(devices, started, strict=False):
+            if isinstance(share.error, (KeyboardInterrupt, EdgekitError)):
+                told = None if share.error is why else share.error
+                codes.append(unfinished(told, share.job.run, args, given, share.name))
+    if not started:
+        return codes[-1]
+    report = fleet.report(started)
+    codes += [errors.EXIT_CELLS] if report.failed else []
+    code = max(codes, key=errors.WORSE.index)
+    return handed_over(report, args, code) if report.cells else code
+
+
+def handed_over(report: Report | Reports, args: argparse.Namespace, code: int) -> int:
+    """Present the report; the exit code, `code` unless it cannot be written."""
     try:
         present(report, args)
         sys.stdout.flush()
@@ -315,7 +341,7 @@ def run_profile(args: argparse.Namespace) -> int:
     return code
 
 
-def present(report: Report, args: argparse.Namespace) -> None:
+def present(report: Report | Reports, args: argparse.Namespace) -> None:
     """The report on stdout, in the form that was asked for."""
     if args.json:
         print_json(report.to_json())
@@ -330,27 +356,34 @@ def present(report: Report, args: argparse.Namespace) -> None:
     print(drawn.get(), end="")
 
 
-def unfinished(error: BaseException, started: list[Run], args: argparse.Namespace) -> int:
-    """Say why a run ended early, which of its cells are kept and how to go on; the exit code."""
+def unfinished(
+    error: BaseException | None, run: Run | None, args: argparse.Namespace, device: str | None, name: str = ""
+) -> int:
+    """Say why a run ended early, which of its cells are kept and how to go on; the exit code.
+
+    `device` is what the user called the device, `name` what several go by; without an error the reason was said before.
+    """
+    of = f"{name}: " if name else ""
+    code = errors.EXIT_OK
     if isinstance(error, EdgekitError):
-        explain(error)
+        explain(error, of)
         code = error.exit_code
-    else:
-        complain("interrupted")
+    elif error:
+        complain(f"{of}interrupted")
         code = errors.EXIT_INTERRUPTED
-    if started:
-        run = started[0]
-        complain(f"{len(run.lines)} of {len(run.header['plan']['cells'])} cells are kept in {run.path}")
+    if run:
+        complain(f"{of}{len(run.lines)} of {len(run.header['plan']['cells'])} cells are kept in {run.path}")
         again = ["edgekit", "profile", "--resume", run.path.name]
         # Only the name of a file from elsewhere is kept in a run, so it has to be given again.
         plan = run.header["plan"]
         again += [args.model] if args.model and args.model != plan["model"] else []
-        for name in ("device", "data", "calibration", "metric", "reference"):
-            given = getattr(args, name)
-            again += [f"--{name}", given] if given and given != plan.get(name) else []
+        for option in ("device", "data", "calibration", "metric", "reference"):
+            given = device if option == "device" else getattr(args, option)
+            again += [f"--{option}", given] if given and given != plan.get(option) else []
+        again += ["--wait"] if args.wait or isinstance(error, DeviceBusy) else []
         again += ["--output", str(run.path.parent)] if str(run.path.parent) != "results" else []
         again += ["--cache-dir", args.cache_dir] if args.cache_dir else []
-        complain(f"go on with: {shlex.join(again)}")
+        complain(f"{of}go on with: {shlex.join(again)}")
     return code
 
 
@@ -387,23 +420,6 @@ def run_inspect(args: argparse.Namespace) -> int:
     return errors.EXIT_OK
 
 
-def run_devices(args: argparse.Namespace) -> int:
-    """edgekit devices"""
-    from edgekit import config
-    from edgekit.types import to_json
-
-    devices = [config.device(name) for name in config.device_names()]
-    if args.json:
-        print_json([{**to_json(device), "source": device.source.name if device.source else None} for device in devices])
-        return errors.EXIT_OK
-    rows = [
-        (d.name, "emulated" if d.emulated else d.transport, d.arch, ", ".join(d.runtimes), d.description)
-        for d in devices
-    ]
-    print_table(("device", "reached by", "arch", "runtimes", "what it is"), rows)
-    return errors.EXIT_OK
-
-
 def run_models(args: argparse.Namespace) -> int:
     """edgekit models"""
     from edgekit import sources
@@ -416,30 +432,6 @@ def run_models(args: argparse.Namespace) -> int:
     rows = [(m.name, " ".join(shape_of(spec.shape) for spec in m.inputs), m.task, m.description) for m in models]
     print_table(("model", "input", "task", "what it is"), rows)
     return errors.EXIT_OK
-
-
-def run_doctor(args: argparse.Namespace) -> int:
-    """edgekit doctor"""
-    from edgekit import doctor
-    from edgekit.progress import Progress
-
-    findings = []
-    with Progress(quiet=args.json) as progress:
-        for finding in doctor.check(args.device, progress.say):
-            findings.append(finding)
-            progress.say(f"checked {finding.what}")
-    if not args.json:
-        for finding in findings:
-            print(f"{'ok     ' if finding.ok else 'MISSING'}  {finding.what}: {finding.seen}")
-            if not finding.ok:
-                print(f"         mend it: {finding.mend}")
-    bad = [finding for finding in findings if not finding.ok]
-    if args.json:
-        print_json([vars(finding) for finding in findings])
-    else:
-        subject = args.device or "this machine"
-        print(f"{subject}: ready" if not bad else f"{subject}: not ready, {len(bad)} to mend; first: {bad[0].mend}")
-    return errors.EXIT_DEVICE if bad else errors.EXIT_OK
 
 
 def run_completion(args: argparse.Namespace) -> int:

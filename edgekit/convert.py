@@ -110,6 +110,9 @@ class Artifacts:
         self.wanted = list(dict.fromkeys(wanted))
         self.say = say
         self.lock = threading.Lock()
+        self.ended, self.active = False, 0
+        self.idle = threading.Event()  # nothing is active
+        self.idle.set()
         self.found: dict[tuple[str, str], Artifact | EdgekitError] = {}
 
     def get(self, format_: str, precision: str) -> Artifact:
@@ -124,23 +127,35 @@ class Artifacts:
     def make(self) -> None:
         """Convert everything, as many at a time as cores and memory allow."""
         with concurrent.futures.ThreadPoolExecutor(side_by_side()) as pool:
-            waiting = {one: pool.submit(self.one, *one) for one in self.wanted}
             try:
+                waiting = {one: pool.submit(self.one, *one) for one in self.wanted}
                 self.found = {one: future.result() for one, future in waiting.items()}
             except BaseException:
+                with self.lock:
+                    self.ended = True
                 pool.shutdown(wait=False, cancel_futures=True)
-                # Again and again: a thread may have been just about to start its child.
-                while any(not future.done() for future in waiting.values()):
+                # Again and again: a thread may have been just about to start its child. Ctrl-C can come in the middle of
+                # submit(), so the pool's threads are counted by themselves.
+                while not self.idle.wait(0.1):
                     worker.end_all()
-                    concurrent.futures.wait(waiting.values(), timeout=0.1)
                 raise
 
     def one(self, format_: str, precision: str) -> Artifact | EdgekitError:
         """One artifact, or why there is none. An error that would end the run ends it."""
+        with self.lock:
+            if self.ended:
+                raise concurrent.futures.CancelledError
+            self.active += 1
+            self.idle.clear()
         try:
             return artifact(self.model, format_, precision, {}, self.tell, self.inputs)
         except (ConvertError, AgentError) as error:
             return error
+        finally:
+            with self.lock:
+                self.active -= 1
+                if not self.active:
+                    self.idle.set()
 
     def tell(self, text: str) -> None:
         """`say` from any thread."""

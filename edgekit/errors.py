@@ -7,6 +7,7 @@
     │   └── WorkerCrashed  -> cell  the worker died (signal, out of memory) or ran past its deadline
     ├── DeviceError        exit 3   the device or the link to it; `transient` says whether a retry makes sense
     │   ├── ConnectError
+    │   ├── DeviceBusy
     │   ├── TransportTimeout
     │   ├── TransportClosed
     │   └── ProtocolError
@@ -30,6 +31,15 @@ EXIT_DEVICE = 3
 EXIT_CELLS = 4
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
+WORSE = (
+    EXIT_OK,
+    EXIT_CELLS,
+    EXIT_GATE,
+    EXIT_DEVICE,
+    EXIT_USER,
+    EXIT_INTERRUPTED,
+    EXIT_BUG,
+)  # of several, the last counts
 
 
 class EdgekitError(Exception):
@@ -82,6 +92,10 @@ class DeviceError(EdgekitError):
 
 class ConnectError(DeviceError):
     """No agent could be started on the device."""
+
+
+class DeviceBusy(DeviceError):
+    """Somebody else's run has the device."""
 
 
 class TransportTimeout(DeviceError):

@@ -7,8 +7,10 @@ import itertools
 import os
 import platform
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from edgekit import __version__, plugins, session, sources, store
 from edgekit.errors import UserError, unknown
@@ -81,6 +83,8 @@ class Request:
     metric: str | None = None
     reference: str | None = None
     trust: bool = False
+    connection: Json = field(default_factory=dict)
+    wait: bool = False
 
     def checked(self) -> Request:
         """The same with its defaults filled in. Raises UserError for what no run can be made of."""
@@ -97,6 +101,13 @@ class Request:
             model=MODEL if self.model is None else self.model,
             device=DEVICE if self.device is None else self.device,
         )
+
+
+def check_apart(devices: Sequence[Device]) -> None:
+    """Several devices differ in their names, by which the cells are told apart. Raises UserError."""
+    for device in devices:
+        if [other.name for other in devices].count(device.name) > 1:
+            raise UserError(f"two of the devices are called '{device.name}'", "give one of the files another name")
 
 
 def expand(model: Model, device: Device, request: Request) -> list[Cell]:
@@ -166,6 +177,7 @@ def header(request: Request, model: Model, device: Device, effort: Effort, cells
         **({"inputs": list(request.inputs)} if request.inputs else {}),
         **({"preprocess": request.preprocess} if request.preprocess else {}),
         **({"trust": True} if request.trust else {}),
+        **({"connection": public(request.connection)} if request.connection else {}),
         "effort": dataclasses.asdict(effort),
         "cells": [cell.id for cell in cells],
     }
@@ -175,7 +187,10 @@ def header(request: Request, model: Model, device: Device, effort: Effort, cells
         "edgekit": __version__,
         "agent": session.agent_key(),
         "plan": to_json(plan),
-        "device": {**to_json(dataclasses.replace(device, source=None)), "emulated": device.emulated},
+        "device": {
+            **to_json(dataclasses.replace(device, source=None, connection=public(device.connection))),
+            "emulated": device.emulated,
+        },
         "model": {
             "description": model.description,
             "task": model.task,
@@ -197,6 +212,11 @@ def portable(name: str | None) -> str:
     return Path(name).name if relative.startswith(os.pardir) else relative
 
 
+def public(connection: Mapping[str, Any]) -> Json:
+    """A device's connection without what lies on this machine alone."""
+    return {key: value for key, value in connection.items() if key != "identity"}
+
+
 def request_of(earlier: store.Run, given: Request) -> Request:
     """What was asked for when an earlier run was started; paths may have been given again, from elsewhere."""
     plan = earlier.header["plan"]
@@ -211,6 +231,8 @@ def request_of(earlier: store.Run, given: Request) -> Request:
             inputs=tuple(plan.get("inputs", ())),
             preprocess=plan.get("preprocess"),
             trust=plan.get("trust", False),
+            connection={**plan.get("connection", {}), **given.connection},
+            wait=given.wait,
             **{name: getattr(given, name) or plan.get(name) for name in PATHS},
             output=given.output,
             resume=earlier.path.name,

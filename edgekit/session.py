@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import itertools
 import json
 import marshal
 import os
+import threading
 import time
 import zipfile
 from collections.abc import Callable
@@ -19,11 +21,20 @@ from typing import Any
 from edgekit import plugins, userland
 from edgekit.agent import protocol
 from edgekit.cache import cache_dir, content_sha256, fetch, is_file
-from edgekit.errors import AgentError, ConnectError, DeviceError, EdgekitError, ProtocolError, Unsupported
+from edgekit.errors import (
+    AgentError,
+    ConnectError,
+    DeviceError,
+    EdgekitError,
+    ProtocolError,
+    TransportTimeout,
+    Unsupported,
+)
 from edgekit.transports import Channel, Transport
 from edgekit.types import Device, Json
 
 GREETING_S = 60.0
+PATIENCE_S = 120  # an agent that hears nothing for so long ends: the link may have been cut without its noticing
 GRACE_S = 15.0  # how much longer than the agent's own deadline the host waits for its answer
 AGENT = Path(__file__).parent / "agent"
 NUMBERS = itertools.count()
@@ -78,25 +89,29 @@ class Session:
         self.transport = transport
         self.channel = channel
         self.greeting = greeting
+        self.owns_transport = True
         self.versions = dict(land.versions)
         self.python = place(list(land.python), land)
         self.libraries = place(dict(land.libraries), land)
         self._output = f"output-{os.getpid()}-{next(NUMBERS)}.bin"  # another session may use the device too
+        self._writing = threading.Lock()
         self._last_id = 0
         self._waiting = False  # for an answer that may still come, and that the next request must not take for its own
 
     @classmethod
     def open(cls, device: Device, runtime: str, say: Callable[[str], None]) -> Session:
         """Connect to the device and start the agent. Raises SetupError, ConnectError or ProtocolError."""
-        counter = userland.counter_plugin(say) if device.emulated else None
-        transport: Transport = plugins.load("transport", device.transport).connect(device, counter)
+        transport = connect(device, say)
         try:
-            native = device.arch == "host"
-            land = userland.native(runtime, say) if native else userland.bundle(device.arch, runtime, say)
-            return cls._start(device, transport, land, say)
+            return cls.over(transport, device, runtime, say)
         except BaseException:
             transport.close()
             raise
+
+    @classmethod
+    def over(cls, transport: Transport, device: Device, runtime: str, say: Callable[[str], None]) -> Session:
+        """Start the agent over a connection, which is closed with the session unless `owns_transport` is taken from it."""
+        return cls._start(device, transport, userland_of(device, runtime, say), say)
 
     @classmethod
     def _start(
@@ -108,9 +123,11 @@ class Session:
         agent = agent_file()
         transport.push(agent, f"agents/{agent.name}")
         argv = [*place(list(land.python), land), "-I", "-S", f"agents/{agent.name}"]
-        channel = transport.spawn([*argv, "--spawn", json.dumps(transport.command(argv))])
+        patience = [] if transport.seamless else ["--patience", str(PATIENCE_S)]
+        channel = transport.spawn([*argv, "--spawn", json.dumps(transport.command(argv)), *patience])
         try:
             greeting = greet(channel)
+            greeting["system"] |= transport.facts()
         except BaseException:
             channel.close()
             raise
@@ -141,8 +158,8 @@ class Session:
         self._last_id += 1
         request = {"id": self._last_id, "op": op, "args": {**args, "deadline_s": deadline_s}}
         self._waiting = True
-        self.channel.write(protocol.encode(request))
         deadline = time.monotonic() + deadline_s + GRACE_S
+        self._write(request, deadline_s + GRACE_S)
         while True:
             frame = read_frame(self.channel, max(0.01, deadline - time.monotonic()))
             if frame.get("id") != self._last_id:
@@ -160,6 +177,20 @@ class Session:
             if "ok" in frame:
                 return answer
             raise self._refusal(answer)
+
+    def _write(self, frame: Json, deadline_s: float) -> None:
+        """Send one frame whole. Raises TransportTimeout when another thread's does not get through."""
+        if not self._writing.acquire(timeout=deadline_s):
+            raise TransportTimeout("the link to the device takes no more data")
+        try:
+            self.channel.write(protocol.encode(frame))
+        finally:
+            self._writing.release()
+
+    def reassure(self) -> None:
+        """Tell the agent that the host is there; never raises, and may be called by another thread."""
+        with contextlib.suppress(DeviceError):
+            self._write({"alive": True}, 1)
 
     def fetch(
         self, op: str, args: Json, deadline_s: float, local: Path, on_event: Callable[[Json], None] | None = None
@@ -186,7 +217,22 @@ class Session:
             pass
         finally:
             self.channel.close()
-            self.transport.close()
+            if self.owns_transport:
+                self.transport.close()
+
+
+def connect(device: Device, say: Callable[[str], None]) -> Transport:
+    """A connection to the device. Raises SetupError, UserError or ConnectError."""
+    prepared = userland.prepare(device, say)
+    transport: Transport = plugins.load("transport", device.transport).connect(device, prepared)
+    transport.say = say
+    return transport
+
+
+def userland_of(device: Device, runtime: str, say: Callable[[str], None]) -> userland.Userland:
+    """What one runtime needs on the device, made on first use. Raises SetupError or Unsupported."""
+    native = device.arch == "host"
+    return userland.native(runtime, say) if native else userland.bundle(device.arch, runtime, say)
 
 
 def place(value: Any, land: userland.Userland) -> Any:

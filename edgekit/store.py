@@ -33,6 +33,7 @@ class Run:
         self.header = header
         self.lines = lines
         self.torn = torn
+        self.stale = False  # lines on the disk that are no longer here
 
     @classmethod
     def create(cls, parent: Path, header: Json) -> Run:
@@ -61,15 +62,15 @@ class Run:
         return cls(path, header, lines, torn)
 
     def append(self, measurement: Measurement) -> Json:
-        """Add a measurement; it is on the disk when this returns. A torn line before it is cut off first."""
+        """Add a measurement; it is on the disk when this returns. Lines that are torn or were dropped leave it before."""
         line: Json = to_json(measurement)
         line["id"] = measurement.cell.id
         data = json.dumps(line, allow_nan=False).encode() + b"\n"  # NaN is no JSON, and here a bug of ours
         target = self.path / "measurements.jsonl"
         with disk_errors("the measurement"):
-            if self.torn:
+            if self.torn or self.stale:
                 write_text(target, "".join(json.dumps(kept) + "\n" for kept in self.lines))
-                self.torn = False
+                self.torn = self.stale = False
             # Unbuffered: a buffer that a full disk refused would be written again by truncate() and close().
             with target.open("ab", buffering=0) as stream:
                 start = stream.tell()
@@ -82,6 +83,12 @@ class Run:
                     raise
         self.lines.append(line)
         return line
+
+    def forget_lost(self) -> None:
+        """Drop the cells that were lost with the device or its link: nothing is known of them, so they are measured again."""
+        kept = [line for line in self.lines if (line.get("error") or {}).get("kind") != "device"]
+        self.stale = self.stale or len(kept) < len(self.lines)
+        self.lines = kept
 
     def done(self) -> set[str]:
         """The ids of the cells that have a line."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import traceback
@@ -21,13 +22,28 @@ def complain(text: str) -> None:
         print(f"edgekit: {text}", file=sys.stderr, flush=True)
 
 
-def explain(error: EdgekitError) -> None:
-    """An error as the user sees it: what happened, below it what to do, and the last words of a tool that failed."""
-    complain(error.message)
+def explain(error: EdgekitError, of: str = "") -> None:
+    """An error as the user sees it: what happened, below it what to do, and the last words of a tool that failed.
+
+    `of` stands before it, and says what it concerns.
+    """
+    complain(f"{of}{error.message}")
     tail = error.log_tail.splitlines()[-TAIL_LINES:] if isinstance(error, ConvertError) else []
     with contextlib.suppress(OSError):
         for line in [*error.hint.splitlines(), *(f"| {line}" for line in tail)]:
             print(f"  {line}", file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(value, indent=1))
+
+
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Left-aligned columns, the last one as long as it is."""
+    widths = [max(len(row[index]) for row in [heads, *rows]) for index in range(len(heads) - 1)]
+    for row in [heads, *rows]:
+        print("  ".join(text.ljust(width) for text, width in zip(row, [*widths, 0], strict=True)).rstrip())
 
 
 def silence(stream: Any) -> None:
@@ -50,10 +66,3 @@ def bug() -> int:
     traceback.print_exc()
     complain("this is a bug in edgekit: please report the lines above")
     return EXIT_BUG
-
-
-def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Left-aligned columns, the last one as long as it is."""
-    widths = [max(len(row[index]) for row in [heads, *rows]) for index in range(len(heads) - 1)]
-    for row in [heads, *rows]:
-        print("  ".join(text.ljust(width) for text, width in zip(row, [*widths, 0], strict=True)).rstrip())

@@ -112,7 +112,16 @@ class Device:
 
     @property
     def emulated(self) -> bool:
+        """Whether its latency is an emulator's."""
         return self.emulation is not None
+
+    @property
+    def counted(self) -> bool:
+        """Whether the emulator counts instructions and tells the guest's memory, as user-mode QEMU with our plug-in does.
+
+        A whole virtual machine has a kernel of its own, which keeps a board's figures of memory; nothing counts there.
+        """
+        return self.transport == "emulator"
 
 
 @dataclass(frozen=True)

@@ -50,9 +50,9 @@ def deploy(subject: Subject, cell: Cell, artifact: Artifact, live: session.Sessi
         # Files of PyTorch do not say what goes in and comes out.
         "inputs": to_json(artifact.inputs),
         "outputs": to_json(artifact.outputs),
-        "emulated": subject.device.emulated,
+        "emulated": subject.device.counted,
         # Threads wait for one another in busy loops, so a count over several says more of the schedule than of the model.
-        "counters": subject.device.emulated and cell.threads == 1,
+        "counters": subject.device.counted and cell.threads == 1,
     }
 
 

@@ -22,6 +22,14 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
+def config_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test sees the devices of whoever runs it."""
+    path = tmp_path / "config"
+    monkeypatch.setenv("EDGEKIT_CONFIG_DIR", str(path))
+    return path
+
+
+@pytest.fixture(autouse=True)
 def cache(request: pytest.FixtureRequest, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path | None:
     """The shared cache for every quick test. Tests of real runtimes use the user's: their parts take minutes to make."""
     if any(request.node.get_closest_marker(mark) for mark in HEAVY_MARKS):

@@ -1,20 +1,25 @@
 """The agent: reads requests, runs each in a fresh child process of itself, answers. Standard library only, Python 3.9.
 
-Started as `python -I -S edgekit-agent-<sha>.pyz [--spawn JSON]`; `--spawn` is the argv that starts another copy of
-this program on this device (an emulated device needs its emulator there). Without it, this interpreter is used.
+Started as `python -I -S edgekit-agent-<sha>.pyz [--spawn JSON] [--patience SECONDS]`; `--spawn` is the argv that starts
+another copy of this program on this device (an emulated device needs its emulator there; without it, this interpreter is
+used). After `--patience` without a word of the host the agent ends as if the link had.
 """
 
 import json
 import os
+import select
 import signal
 import sys
+import time
 
 from . import protocol, sysinfo
-from .children import Child
+from .children import Child, die_with_parent
+from .lock import Lock
 from .pipes import Lines, claim_stdout, send
 from .protocol import Fault
 
 CHILD_OPERATIONS = ("probe", "predict", "measure")
+LOCK_POLL_S = 0.5
 
 
 def runtimes():
@@ -62,6 +67,7 @@ def answer_for(call, *arguments):
 
 def child(out):
     """A child's whole life: requests on stdin until it ends, events and an answer to each on `out`."""
+    die_with_parent()
     lines = Lines(0)
     while not lines.closed:
         line = lines.take()
@@ -81,11 +87,12 @@ def work(request, out):
 class Agent:
     """Answers the host's requests, each in a child: a fresh one, or with `continue` the one that a request with `keep` left."""
 
-    def __init__(self, out, spawn):
+    def __init__(self, out, spawn, patience_s=None):
         self.out = out
         self.spawn = spawn
-        self.host = Lines(0)
+        self.host = Lines(0, patience_s)
         self.kept = None
+        self.lock = Lock()
         self.written = set()  # files for the host to fetch, or lent by it; gone with the agent
 
     def serve(self):
@@ -105,11 +112,14 @@ class Agent:
             self.drop()
             for path in list(self.written):
                 self.remove(path)
+            self.lock.release()  # last: the device is free when nothing of this run is left at work
 
     def answer(self, line):
         """Answer one line; False after a goodbye."""
         try:
             request = protocol.decode(line)
+            if "alive" in request:
+                return True
             number, op, args = request["id"], request["op"], request.get("args", {})
         except (ValueError, KeyError) as error:
             send(self.out, {"id": None, "error": {"kind": "internal", "message": "not a request: %s" % error}})
@@ -123,7 +133,9 @@ class Agent:
     def do(self, number, op, args):
         """The result of one operation. Raises Fault."""
         if op == "hello":
-            return dict(greeting(), runtimes=runtimes())
+            return dict(greeting(), runtimes=runtimes(), state=sysinfo.state())
+        if op == "lock":
+            return self.hold(args["who"], float(args.get("wait_s", 0)))
         if op not in CHILD_OPERATIONS:
             raise Fault("unsupported", "this agent has no operation '%s'" % op)
         if args.get("continue"):
@@ -151,6 +163,20 @@ class Agent:
             if not keep:
                 self.drop()
 
+    def hold(self, who, wait_s):
+        """Take the device's lock, waiting for it if need be. Raises EOFError when the host goes away meanwhile."""
+        deadline = time.monotonic() + wait_s
+        while True:
+            holder = self.lock.take(who)
+            if holder is None:
+                return {"held": True}
+            if time.monotonic() >= deadline:
+                return {"held": False, "holder": holder}
+            if select.select([self.host.fd], [], [], LOCK_POLL_S)[0] or self.host.patience() == 0:
+                self.host.fill()
+                if self.host.closed:
+                    raise EOFError
+
     def remove(self, path):
         """Delete a file that was lent or written for the host."""
         self.written.discard(path)
@@ -176,8 +202,9 @@ def main(argv=None):
     spawn = [sys.executable, "-I", "-S", os.path.abspath(sys.argv[0])]
     if "--spawn" in argv:
         spawn = json.loads(argv[argv.index("--spawn") + 1])
+    patience_s = float(argv[argv.index("--patience") + 1]) if "--patience" in argv else None
     try:
-        Agent(out, spawn).serve()
+        Agent(out, spawn, patience_s).serve()
     except (EOFError, BrokenPipeError):
         pass
 

@@ -24,6 +24,7 @@ class Child:
             try:
                 os.dup2(request_read, 0)
                 os.dup2(answer_write, 1)
+                offer()
                 os.execv(spawn[0], [*spawn, "--child"])
             except OSError as error:
                 os.write(2, ("edgekit-agent: cannot start %s: %s\n" % (spawn[0], error)).encode())
@@ -42,8 +43,16 @@ class Child:
         except BrokenPipeError:
             pass  # it died already; the end of its answers says how
         while not self.lines.closed:
-            left = deadline - time.monotonic()
-            ready = select.select([self.from_child, host.fd], [], [], left)[0] if left > 0 else []
+            left, patience = deadline - time.monotonic(), host.patience()
+            if patience is not None and patience <= 0:
+                host.fill()  # notes that the host is gone, unless it has spoken just now
+                if host.closed:
+                    raise EOFError
+                continue
+            soonest = left if patience is None else min(left, patience)
+            ready = select.select([self.from_child, host.fd], [], [], soonest)[0] if left > 0 else []
+            if not ready and time.monotonic() < deadline:
+                continue
             if not ready:
                 os.kill(self.pid, signal.SIGKILL)
                 self.wait()
@@ -82,6 +91,22 @@ class Child:
             time.sleep(0.01)
         os.kill(self.pid, signal.SIGKILL)
         self.wait()
+
+
+def offer():
+    """When memory runs out, the kernel is to kill this process first: not the agent, nor what the device is reached by."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as stream:
+            stream.write("1000")
+    except OSError:
+        pass  # some kernels forbid it; then the largest process goes, which is this one most of the time
+
+
+def die_with_parent():
+    """From now on this process is killed when the agent that started it is: no native code runs on unattended (prctl(2))."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def death(status):

@@ -33,6 +33,7 @@ class Launch:
 
     def __init__(self, args):
         module = runtime_module(args)
+        self.remote = getattr(module, "REMOTE", False)  # something else than this process runs the model
         self.libraries = args.get("libraries", {})
         if hasattr(module, "check"):
             module.check(
@@ -73,7 +74,9 @@ class Launch:
             self.loaded.run()
 
     def memory(self, model):
-        """The memory figures up to now; memory.py has their definition."""
+        """The memory figures up to now; memory.py has their definition. None of a model that runs elsewhere."""
+        if self.remote:
+            return {}
         run_peak = self.meter.peak()
         top = max(self.load_peak["resident"], run_peak["resident"])
         result = {
@@ -137,7 +140,8 @@ class Stopwatch:
     """Times and counts `batch` calls of a loaded model: in native code where it can be, else from Python.
 
     `kind` says which: "native"; "in-process" for a runtime that is called from Python only, whose counts then hold the
-    Python of a call too; "python" where the native loop could do it, but its library is missing.
+    Python of a call too; "python" where the native loop could do it, but its library is missing; "device" where what runs the
+    model is no process, and tells the time of a batch itself.
     """
 
     def __init__(self, loaded, libraries, counters):
@@ -148,6 +152,10 @@ class Stopwatch:
         if self.native and libraries.get("loop"):
             self.library = ctypes.CDLL(libraries["loop"])
             self.library.edgekit_loop.restype = ctypes.c_uint64
+        if hasattr(loaded, "repeat"):
+            self.kind = "device"
+            self.counting = False
+            return
         self.kind = "native" if self.library else "python" if self.native else "in-process"
         self.counting = bool(counters) and not hasattr(loaded, "counts")
         if self.counting:
@@ -177,6 +185,8 @@ class Stopwatch:
 
     def time(self, samples, batch):
         """`samples` times of `batch` calls each: (ns per batch, instruction counts per batch or None)."""
+        if hasattr(self.loaded, "repeat"):
+            return [self.loaded.repeat(batch) for _ in range(samples)], None
         if self.library:
             return self.loop(*self.native, samples, batch)
         times, rows = self.calls(self.loaded.run, samples, batch)
@@ -221,7 +231,8 @@ def measure(args, emit):
     Samples are integer nanoseconds per batch of `batch` calls; `counts` are guest instructions per batch by class,
     the loop's own (`counter_overhead`, per batch) not yet taken off.
     """
-    before = sysinfo.evidence()
+    remote = getattr(runtime_module(args), "REMOTE", False)
+    before = {} if remote else sysinfo.evidence()
     current = launch(args)
     watch = current.watch
     with open(args["input"], "rb") as stream:
@@ -238,13 +249,15 @@ def measure(args, emit):
         if len(warmup) >= MAX_BATCH:
             break
     typical = sorted(warmup)[len(warmup) // 2] if warmup else current.first_ns
-    batch = max(1, min(MAX_BATCH, -(-BATCH_FLOOR_NS // max(1, typical)))) if typical < BATCH_FLOOR_NS else 1
+    floor_ns = getattr(current.loaded, "sample_ns", BATCH_FLOOR_NS)
+    batch = max(1, min(MAX_BATCH, -(-floor_ns // max(1, typical)))) if typical < floor_ns else 1
+    batch = max(batch, getattr(current.loaded, "least_batch", 1))
 
     samples, counts = [], []
     budget_ns = args["max_seconds"] * 1e9
     told = time.monotonic()
     while len(samples) < args["calls"]:
-        times, rows = watch.time(1 if typical > 5_000_000 else min(20, args["calls"] - len(samples)), batch)
+        times, rows = watch.time(1 if typical > 5_000_000 or remote else min(20, args["calls"] - len(samples)), batch)
         samples += times
         counts += rows or []
         if len(samples) >= args["min_calls"] and sum(samples) > budget_ns:
@@ -262,7 +275,7 @@ def measure(args, emit):
         "timer": watch.kind,
         "version": current.loaded.version,
         "delegation": getattr(current.loaded, "delegation", None),
-        "evidence": {"before": before, "after": sysinfo.evidence()},
+        "evidence": {"before": before, "after": {} if remote else sysinfo.evidence()},
     }
     if counts:
         result["counts"] = counts

@@ -1,6 +1,8 @@
 """Frames over file descriptors: the private stdout, whole writes, lines read as they come. Standard library only, Python 3.9."""
 
 import os
+import select
+import time
 
 from . import protocol
 
@@ -22,10 +24,15 @@ def send(fd, frame):
 
 
 class Lines:
-    """Reads lines from a file descriptor without ever blocking longer than asked."""
+    """Reads lines from a file descriptor without ever blocking longer than asked.
 
-    def __init__(self, fd):
+    After `patience_s` without a byte the other side counts as gone: a link can be cut without this end ever seeing it.
+    """
+
+    def __init__(self, fd, patience_s=None):
         self.fd = fd
+        self.patience_s = patience_s
+        self.heard = time.monotonic()
         self.buffer = b""
         self.closed = False
 
@@ -37,9 +44,18 @@ class Lines:
         self.buffer = rest
         return line
 
+    def patience(self):
+        """The seconds left to hear something; None for ever."""
+        return None if self.patience_s is None else max(0.0, self.heard + self.patience_s - time.monotonic())
+
     def fill(self):
         """Read what is there (blocks until something is); notes the end of the stream."""
+        if self.patience_s is not None and not select.select([self.fd], [], [], self.patience())[0]:
+            os.write(2, b"edgekit-agent: nothing was heard from the host for %d s\n" % self.patience_s)
+            self.closed = True
+            return
         data = os.read(self.fd, 65536)
+        self.heard = time.monotonic()
         if not data:
             self.closed = True
         self.buffer += data

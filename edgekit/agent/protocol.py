@@ -2,11 +2,15 @@
 
     agent   -> {"greeting": "edgekit-agent", "protocol": 1, "python": "3.11.2", "system": {...}}
     host    -> {"id": 1, "op": "measure", "args": {...}}
+    host    -> {"alive": true}                                              from time to time; has no answer
     agent   -> {"id": 1, "event": {...}}                                    any number, progress only
     agent   -> {"id": 1, "ok": {...}}  or  {"id": 1, "error": {"kind": "...", "message": "..."}}
 
 `probe`, `predict` and `measure` each run in a fresh process on the device. One that was asked with `keep` stays, and the
 next request with `continue` goes to it: so the very process whose outputs were verified is the one that is timed.
+
+`lock` makes the agent that is asked the holder of the device's lock until it ends: {"held": true}, or after `wait_s`
+{"held": false, "holder": {...}}. Asked again it says whether it still holds it.
 
 Standard library only, Python 3.9: this file runs on the device and is imported by the host.
 """
@@ -15,7 +19,7 @@ import json
 
 PROTOCOL = 1
 GREETING = "edgekit-agent"
-OPERATIONS = ("hello", "probe", "predict", "measure", "bye")
+OPERATIONS = ("hello", "probe", "predict", "measure", "lock", "bye")
 
 # The order of the instruction counts in a reply; native/insn_counter.c says what falls into which class.
 INSTRUCTION_CLASSES = ("total", "load_store", "simd_load_store", "fp_fma", "int_mac", "simd_other", "branch", "alu")

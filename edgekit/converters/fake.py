@@ -4,8 +4,8 @@ A fake recipe's fake_model() returns these keys, all optional:
 
     latency_ns     what one inference takes on the fake clock         jitter        its relative spread
     instructions   guest instructions per inference                   output        "identity": the input's first floats
-    fault          None, or what the runtime does: crash, segfault, exit, hang, print, oom, bad_model, wrong;
-                   or {precision: fault}
+    fault          None, or what the runtime does: crash, segfault, exit, hang, print, oom, bad_model, wrong,
+                   or "pause PATH" (until that file is there); or {precision: fault}
     convert_fault  None, or what this converter does: refuse, raise, crash, hang, disk_full
 """
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgekit import stats, store
 from edgekit.caveats import caveat
+from edgekit.errors import EdgekitError
 from edgekit.types import Caveat, Json, to_json
 
 SLOWER_RUNTIME = 1.25  # below this, versions of the same kernels differ as well
@@ -32,8 +33,10 @@ class Report:
         compare_precisions(cells)
         compare_runtimes(cells)
         warnings = []
-        if run.header["device"]["emulated"] and any("latency" in cell for cell in cells):
-            warnings.append(to_json(caveat("emulated-latency")))
+        device = run.header["device"]
+        if device["emulated"] and any("latency" in cell for cell in cells):
+            counted = device.get("transport", "emulator") == "emulator"
+            warnings.append(to_json(caveat("emulated-latency") if counted else caveat("uncounted-latency")))
         if run.torn:
             warnings.append(to_json(caveat("torn-line")))
         return cls(run.path.name, run.path, int(run.header["schema"]), run.header, cells, warnings)
@@ -52,6 +55,37 @@ class Report:
     def failed(self) -> list[Json]:
         """The cells that failed; unsupported ones are an answer, not a failure."""
         return [cell for cell in self.cells if cell["status"] == "failed"]
+
+
+@dataclass(frozen=True)
+class Reports:
+    """The same profile on several devices: a report for each, and by the name of a device the error that ended its run early."""
+
+    reports: list[Report]
+    errors: dict[str, EdgekitError]
+
+    def to_json(self) -> Json:
+        """The machine form: schema, and the reports with their device's "error" where there was one."""
+        forms = [report.to_json() for report in self.reports]
+        for form in forms:
+            error = self.errors.get(form["device"]["name"])
+            form |= {"error": {"message": error.message, "hint": error.hint}} if error else {}
+        return {"schema": store.SCHEMA, "reports": forms}
+
+    @property
+    def path(self) -> Path:
+        """The folder in which the runs lie."""
+        return self.reports[0].path.parent
+
+    @property
+    def cells(self) -> list[Json]:
+        """The cells of all devices, one device after another."""
+        return [cell for report in self.reports for cell in report.cells]
+
+    @property
+    def failed(self) -> list[Json]:
+        """The cells that failed, on all devices."""
+        return [cell for report in self.reports for cell in report.failed]
 
 
 def summary(line: Json, emulated: bool) -> Json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from edgekit.report import Report
+from edgekit.report import Report, Reports
 from edgekit.types import Json
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ def count(number: float) -> str:
     return str(round(number))
 
 
-def columns(report: Report) -> list[Column]:
+def columns(found: Reports) -> list[Column]:
     """The columns, each a heading and what it shows of a cell; only those that some cell fills."""
-    emulated = bool(report.header["device"]["emulated"])
-    threads = {cell["threads"] for cell in report.cells}
+    several = len(found.reports) > 1
+    threads = {cell["threads"] for cell in found.cells}
 
     def accuracy(cell: Json) -> str:
         found = cell.get("accuracy")
@@ -58,7 +58,15 @@ def columns(report: Report) -> list[Column]:
     def memory(name: str) -> Callable[[Json], str]:
         return lambda cell: f"{cell['memory'][name] / MEBI:.1f}" if cell.get("memory") else ""
 
+    def latency(emulated: bool) -> Callable[[Json], str]:
+        def value(cell: Json) -> str:
+            figures = cell.get("latency")
+            return duration(figures["p50_ns"]) if figures and figures["emulated"] == emulated else ""
+
+        return value
+
     every: list[Column] = [
+        ("device", lambda cell: cell["device"] if several else ""),
         ("runtime", lambda cell: cell["runtime"]),
         ("precision", lambda cell: cell["precision"]),
         ("threads", lambda cell: str(cell["threads"]) if threads != {1} else ""),
@@ -74,12 +82,10 @@ def columns(report: Report) -> list[Column]:
         ("load MiB", memory("load_peak_bytes")),
         ("run MiB", memory("run_peak_bytes")),
         ("instr.", lambda cell: count(cell["instructions"]["total"]) if "instructions" in cell else ""),
-        (
-            "emul." if emulated else "p50",
-            lambda cell: duration(cell["latency"]["p50_ns"]) if "latency" in cell else "",
-        ),
+        ("emul.", latency(True)),
+        ("p50", latency(False)),
     ]
-    return [column for column in every if any(column[1](cell) for cell in report.cells)]
+    return [column for column in every if any(column[1](cell) for cell in found.cells)]
 
 
 def mark(cell: Json) -> str:
@@ -87,69 +93,91 @@ def mark(cell: Json) -> str:
     return {"ok": "", "unsupported": "unsupported", "failed": "FAILED"}[cell["status"]]
 
 
-def label(cell: Json, report: Report) -> str:
-    """A row's short name, with its threads where the rows differ in them."""
-    threads = f" x{cell['threads']}" if len({other["threads"] for other in report.cells}) > 1 else ""
-    return f"{cell['runtime']} {cell['precision']}{threads}"
+def label(cell: Json, found: Reports) -> str:
+    """A row's short name, with its threads and its device where the rows differ in them."""
+    threads = f" x{cell['threads']}" if len({other["threads"] for other in found.cells}) > 1 else ""
+    device = f"{cell['device']} " if len(found.reports) > 1 else ""
+    return f"{device}{cell['runtime']} {cell['precision']}{threads}"
 
 
-def notes(report: Report) -> list[str]:
-    """What is wrong or weak, worst first; cells that share a sentence share a line."""
+def notes(found: Reports) -> list[str]:
+    """What is wrong or weak, worst first; cells that share a sentence share a line, and all of a device go by its name."""
     reasons: dict[tuple[str, str], list[str]] = {}
-    for cell in report.cells:
+    for name, error in found.errors.items():
+        reasons.setdefault(("FAILED", error.message), []).append(name)
+    for cell in found.cells:
         if cell["status"] != "ok":
             hint = cell["error"].get("hint") or ""
             reason = cell["error"]["message"] + (f" ({hint.splitlines()[-1]})" if hint else "")
-            reasons.setdefault((mark(cell), reason), []).append(label(cell, report))
+            reasons.setdefault((mark(cell), reason), []).append(label(cell, found))
     lines = [f"{status}: {', '.join(cells)}: {reason}" for (status, reason), cells in reasons.items()]
-    gathered: dict[str, list[str]] = {warning["message"]: [] for warning in report.warnings}
-    for cell in report.cells:
-        for warning in cell["warnings"]:
-            gathered.setdefault(warning["message"], []).append(label(cell, report))
-    measured = sum(cell["status"] == "ok" for cell in report.cells)
-    for message, cells in gathered.items():
-        where = "" if not cells or len(cells) >= measured else f"{', '.join(cells)}: "
+    gathered: dict[str, list[str]] = {}  # what is weak -> where, for each device; nothing where it is so on every one
+    for report in found.reports:
+        for message, where in weaknesses(report, found).items():
+            gathered.setdefault(message, []).append(where)
+    names = [report.header["device"]["name"] for report in found.reports if report.cells]
+    for message, places in gathered.items():
+        where = "" if not any(places) or places == names else f"{', '.join(places)}: "
         lines.append(f"weak: {where}{message}")
     return lines
 
 
-def build(report: Report, shown: list[Column]) -> Table:
+def weaknesses(report: Report, found: Reports) -> dict[str, str]:
+    """What is weak on one device, and in which cells; all of them go by the device's name, which one alone does not need."""
+    device = report.header["device"]["name"] if len(found.reports) > 1 else ""
+    gathered: dict[str, list[str]] = {warning["message"]: [] for warning in report.warnings}
+    for cell in report.cells:
+        for warning in cell["warnings"]:
+            gathered.setdefault(warning["message"], []).append(label(cell, found))
+    measured = sum(cell["status"] == "ok" for cell in report.cells)
+    return {
+        message: device if not cells or len(cells) >= measured else ", ".join(cells)
+        for message, cells in gathered.items()
+    }
+
+
+def build(found: Reports, shown: list[Column]) -> Table:
     """The table of these columns."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(header_style="bold", pad_edge=False, box=None, padding=(0, 1))
+    text = 3 if len(found.reports) > 1 else 2
     for index, (heading, _) in enumerate(shown):
-        table.add_column(heading, justify="left" if index < 2 else "right", no_wrap=True)
-    troubled = any(cell["status"] != "ok" for cell in report.cells)
+        table.add_column(heading, justify="left" if index < text else "right", no_wrap=True)
+    troubled = any(cell["status"] != "ok" for cell in found.cells)
     if troubled:
         table.add_column("status", no_wrap=True)
-    for cell in report.cells:
+    for cell in found.cells:
         row = [Text(value(cell)) for _, value in shown] + ([Text(mark(cell))] if troubled else [])
         table.add_row(*row, style="red" if cell["status"] == "failed" else None)
     return table
 
 
-def show(report: Report, console: Console) -> None:
+def show(report: Report | Reports, console: Console) -> None:
     """Print the report. What does not fit the width is left out whole, the least telling first; no figure is cut short."""
     from rich.measure import Measurement
     from rich.text import Text
 
-    shown = columns(report)
-    table = build(report, shown)
+    found = report if isinstance(report, Reports) else Reports([report], {})
+    shown = columns(found)
+    table = build(found, shown)
     for heading in EXPENDABLE:
         if Measurement.get(console, console.options.update(width=1000), table).maximum <= console.width:
             break
         shown = [column for column in shown if column[0] != heading]
-        table = build(report, shown)
-    device, name = report.header["device"], report.header["plan"]["name"]
-    console.print(Text(f"{name} on {device['name']}: {device['description']}"), style="bold italic")
+        table = build(found, shown)
+    for one in found.reports:
+        device, name = one.header["device"], one.header["plan"]["name"]
+        console.print(Text(f"{name} on {device['name']}: {device['description']}"), style="bold italic")
     console.print(table)
-    threads = {cell["threads"] for cell in report.cells}
+    threads = {cell["threads"] for cell in found.cells}
     if threads == {1}:
         console.print(Text("1 thread in every runtime, one runtime per process"))
-    for sentence in report.header.get("data", {}).get("stated", ()):
+    stated = [sentence for one in found.reports for sentence in one.header.get("data", {}).get("stated", ())]
+    for sentence in dict.fromkeys(stated):
         console.print(Text(sentence))
-    for note in notes(report):
+    for note in notes(found):
         console.print(Text(note), style="red" if note.startswith("FAILED") else "yellow")
-    console.print(Text(f"results: {report.path}/run.json, measurements.jsonl"))
+    for one in found.reports:
+        console.print(Text(f"results: {one.path}/run.json, measurements.jsonl"))

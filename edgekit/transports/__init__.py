@@ -14,13 +14,19 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from edgekit.errors import ConnectError, TransportClosed, TransportTimeout
-from edgekit.types import Device
+from edgekit.types import Device, Json
 
 STDERR_LINES = 40
+
+
+def printable(line: bytes) -> str:
+    """A device's words as they may end up on the user's terminal: without control sequences."""
+    text = line.decode("utf-8", "replace").rstrip()
+    return "".join(mark if mark.isprintable() or mark == "\t" else "?" for mark in text)
 
 
 class Channel(ABC):
@@ -44,10 +50,18 @@ class Channel(ABC):
 
 
 class Transport(ABC):
-    """A link to one device. Foreign exceptions are mapped to DeviceError here, in each transport, and nowhere else."""
+    """A link to one device. Foreign exceptions are mapped to DeviceError here, in each transport, and nowhere else.
+
+    `shared`: others may use the very same device, so a run locks it; False where each connection has a device of its own.
+    `seamless`: a program there always learns at once that the link has ended; False where a cut cable goes unnoticed.
+    """
+
+    shared = True
+    seamless = False
 
     def __init__(self, device: Device) -> None:
         self.device = device
+        self.say: Callable[[str], None] = lambda text: None  # to the user; for links that let one wait
 
     @abstractmethod
     def push(self, local: Path, remote: str) -> None:
@@ -64,6 +78,10 @@ class Transport(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of the link; never raises."""
+
+    def facts(self) -> Json:
+        """What the link itself can tell of the device, for the record: it stands beside what the agent says of the system."""
+        return {}
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """The argv by which a program on the device starts `argv` there; an emulated device puts its emulator before it."""
@@ -103,9 +121,7 @@ class ProcessChannel(Channel):
     def _read_stderr(self) -> None:
         assert self.process.stderr
         for line in self.process.stderr:
-            text = line.decode("utf-8", "replace").rstrip()
-            # A device's words end up on the user's terminal: no control sequences.
-            self.errors.append("".join(mark if mark.isprintable() or mark == "\t" else "?" for mark in text))
+            self.errors.append(printable(line))
 
     def write(self, data: bytes) -> None:
         assert self.process.stdin

@@ -36,6 +36,8 @@ def is_whole(local: Path, there: Path) -> bool:
 class FolderTransport(Transport):
     """Push and pull for a device that shares this machine's disk; subclasses supply spawn."""
 
+    seamless = True  # pipes
+
     def __init__(self, device: Device) -> None:
         super().__init__(device)
         self.root = cache_dir() / "devices" / device.name

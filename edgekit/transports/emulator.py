@@ -55,6 +55,8 @@ def board_files(emulation: Mapping[str, Any]) -> dict[str, str]:
 class Emulator(FolderTransport):
     """Programs run under user-mode QEMU. The agent's children also load the plug-in that counts guest instructions."""
 
+    shared = False  # every run has a board of its own, and its counts do not depend on what else runs here
+
     def __init__(self, device: Device, counter: Path) -> None:
         super().__init__(device)
         assert device.emulation is not None
@@ -95,3 +97,9 @@ def connect(device: Device, counter: Path | None) -> Emulator:
     """The transport for a profile with transport = "emulator"; `counter` is the compiled plug-in."""
     assert counter is not None
     return Emulator(device, counter)
+
+
+def look(device: Device) -> tuple[bool, str]:
+    """Whether it can be emulated now, and in a few words what it lacks."""
+    name = QEMU[device.arch]
+    return (True, "ready") if shutil.which(name) else (False, f"lacks {name}: apt-get install qemu-user")

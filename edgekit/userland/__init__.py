@@ -12,10 +12,11 @@ from pathlib import Path
 
 from edgekit import cache
 from edgekit.errors import SetupError, Unsupported
-from edgekit.userland import build, python, targets, tools, wheels
+from edgekit.types import Device
+from edgekit.userland import build, python, targets, tools, vm, wheels
 from edgekit.userland.bundles import interpreter, runtime_bundle
 
-__all__ = ["Userland", "bundle", "counter_plugin", "native"]
+__all__ = ["Userland", "bundle", "counter_plugin", "native", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def native(runtime: str, say: Callable[[str], None]) -> Userland:
     elif runtime == "tflite_runtime":
         versions["runtime"] = targets.wheel(runtime).version
         libraries["runtime"] = str(environment(runtime, say))
-    elif runtime != "fake":
+    elif runtime not in ("fake", "mlperf_tiny"):  # these bring or need no library
         wheel = targets.wheel(runtime)
         versions["runtime"], files = installed(wheel)
         libraries["runtime"] = str(files[0])
@@ -85,6 +86,16 @@ def native(runtime: str, say: Callable[[str], None]) -> Userland:
             libraries["runtime"] = str(made)
     key = cache.digest([sys.executable, libraries, versions])
     return Userland(key, None, (sys.executable,), libraries, versions)
+
+
+def prepare(device: Device, say: Callable[[str], None]) -> Path | None:
+    """What this machine must have before it can connect to a device: the counter of an emulator, the image of a VM.
+
+    Made on first use; raises SetupError when it cannot be made here.
+    """
+    if device.counted:
+        return counter_plugin(say)
+    return vm.image(say).folder if device.transport == "vm" else None
 
 
 def counter_plugin(say: Callable[[str], None]) -> Path:

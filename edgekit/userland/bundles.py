@@ -38,7 +38,7 @@ def base(target: Target, say: Callable[[str], None]) -> Path:
 
 def runtime_bundle(target: Target, runtime: str, wheel: Wheel, say: Callable[[str], None]) -> tuple[Path, Json]:
     """The folder to push (the base, the runtime's libraries and the timing loop), and its manifest."""
-    key = cache.digest([asdict(target), runtime, asdict(wheel), cache.source_sha256(HERE, build.NATIVE)])
+    key = cache.digest([asdict(target), runtime, asdict(wheel), cache.source_sha256(*sources(), build.NATIVE)])
     folder = cache.cache_dir() / "userland" / f"{runtime}-{target.arch}-{key[:16]}"
 
     def make(fresh: Path) -> None:
@@ -51,6 +51,11 @@ def runtime_bundle(target: Target, runtime: str, wheel: Wheel, say: Callable[[st
         write_manifest(fresh, contents)
 
     return folder, cache.fetch(folder, make, read_manifest, f"{runtime} for {target.arch}", say)
+
+
+def sources() -> list[Path]:
+    """The files that decide what is in a bundle: all of this folder but the VM's."""
+    return [path for path in sorted(HERE.iterdir()) if path.is_file() and not path.name.startswith("vm")]
 
 
 def read_manifest(folder: Path) -> Json | None:

@@ -150,6 +150,16 @@ def test_a_process_that_is_kept_is_the_one_that_goes_on(agent: Agent, tmp_path: 
     assert answer["samples_ns"] == expected[ROWS + 2 :], "after three inferences and two calls of warm-up"
 
 
+def test_a_child_offers_itself_when_memory_runs_out_and_the_agent_does_not(agent: Agent, tmp_path: Path) -> None:
+    def score(pid: int | str) -> int:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text("ascii"))
+
+    agent.call("predict", **asked(tmp_path), keep=True)
+    (kept,) = agent.children()
+    assert score(kept) == 1000
+    assert score(agent.process.pid) == score("self")
+
+
 @pytest.mark.parametrize("then", ["predict", "bye", "gone"])
 def test_a_process_that_is_kept_but_not_wanted_ends(agent: Agent, tmp_path: Path, then: str) -> None:
     asking = asked(tmp_path)

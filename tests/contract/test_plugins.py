@@ -89,10 +89,12 @@ def test_runtime_without_its_library_is_unavailable(name: str, tmp_path: Path) -
 def test_transport(name: str) -> None:
     module = plugins.load("transport", name)
     documented(module)
-    assert parameters(module.connect) == ["device", "counter"]
-    made = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__]
+    # The second is what userland.prepare() made for it: an emulator's counter, the image of a VM, None for all others.
+    assert parameters(module.connect) in (["device", "counter"], ["device", "image"])
+    assert parameters(module.look) == ["device"]
+    mine = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__]
+    made = [c for c in mine if issubclass(c, Transport)]
     assert len(made) == 1
-    assert issubclass(made[0], Transport)
     assert not inspect.isabstract(made[0]), made[0].__abstractmethods__
 
 

@@ -139,7 +139,7 @@ def test_what_is_emulated_is_marked_as_such(cli: CommandLine) -> None:
     found = cli("profile", FAKE_MODEL, "-d", FAKE_BOARD, "--precision", "fp32", "--json").json
     assert found["cells"][0]["latency"]["emulated"] is True
     assert found["device"]["emulated"] is True
-    assert [warning["code"] for warning in found["warnings"]] == ["emulated-latency"]
+    assert [warning["code"] for warning in found["warnings"]] == ["uncounted-latency"]
 
 
 def test_the_matrix_is_precisions_by_threads_and_the_numbers_are_obeyed(cli: CommandLine) -> None:
@@ -205,7 +205,7 @@ def test_a_lost_device_fails_its_cell_and_the_next_has_a_new_agent(
 
     def agent() -> int | None:
         found = [pid for pid in cli.running() if b".pyz" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        return min(found) if len(found) == 2 else None  # the agent, and the child that hangs
+        return sorted(found)[1] if len(found) == 3 else None  # the lock's holder, the agent, and the child that hangs
 
     with contextlib.suppress(ProcessLookupError):
         os.kill(wait_until(agent), signal.SIGKILL)
@@ -311,7 +311,7 @@ def test_nothing_written_tells_where_it_was_made(
     for number, fault in enumerate(({"fault": {"fp32": "crash"}}, {"convert_fault": "raise"})):
         name = recipe(f"where{number}", **fault).name
         shown.write(cli("profile", f"./{name}", "-d", "mine.toml", "--json", "--quiet").stdout)
-        table.show(package.load_report("last", cli.cwd / "results"), Console(file=shown))
+        table.show(package.load_report("last", cli.cwd / "results"), Console(file=shown, width=400))
     assert '"log_tail": "Traceback' in shown.getvalue(), "what is searched below has a traceback in it"
     files = [path for path in (cli.cwd / "results").rglob("*") if path.is_file()]
     files += [path for path in (shared_cache / "artifacts").rglob("*") if path.is_file()]
@@ -333,15 +333,5 @@ def test_the_python_api_returns_the_same_report(cli: CommandLine, tmp_path: Path
     assert report.failed == []
     assert any("cell 1 of 1" in line for line in said)
     assert package.load_report("last", tmp_path).to_json() == report.to_json()
-    with pytest.raises(package.EdgekitError, match="unknown device 'pi5'"):
-        package.profile(device="pi5")
-
-
-def test_two_runs_at_once_do_not_disturb_each_other(cli: CommandLine, recipe: Callable[..., Path]) -> None:
-    commands = [
-        cli.start("profile", recipe(f"both{n}", latency_ns=10**6 * n).name, "-d", FAKE_DEVICE, "--json") for n in (2, 3)
-    ]
-    for command, number in zip(commands, (2, 3), strict=True):
-        ran = command.end()
-        assert ran.rc == 0, ran.stderr
-        assert [cell["latency"]["p50_ns"] for cell in ran.json["cells"]] == [10**6 * number] * 2
+    with pytest.raises(package.EdgekitError, match="unknown device 'pi44'"):
+        package.profile(device="pi44")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def refused(argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> tuple[
         (("profil",), "unknown command 'profil'", "did you mean 'profile'?"),
         (("zzz",), "unknown command 'zzz'", "known: completion, convert, devices, doctor, inspect, models, profile"),
         (("profile", "digits_cn", *FAKE), "unknown model 'digits_cn'", "did you mean 'digits_cnn'?"),
-        (("profile", "--device", "pi5"), "unknown device 'pi5'", "did you mean 'pi4'?"),
+        (("profile", "--device", "pi44"), "unknown device 'pi44'", "did you mean 'pi4'?"),
         (("profile", str(FAKE_MODEL), *FAKE, "-r", "fak"), "unknown runtime 'fak'", "did you mean 'fake'?"),
         (("profile", str(FAKE_MODEL), *FAKE, "-r", "tflite"), "fake has no runtime 'tflite'", "it has: fake"),
         (("profile", str(FAKE_MODEL), *FAKE, "-p", "int9"), "unknown precision 'int9'", "did you mean 'int8'?"),
@@ -61,7 +62,7 @@ def refused(argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> tuple[
         (("profile", "--resume", "last"), "there is no run 'last' in results", "no run is there yet"),
         (("completion", "fish"), "argument shell: invalid choice: 'fish'", "completion --help"),
         (("completion",), "the following arguments are required: shell", "completion --help"),
-        (("doctor", "--device", "pi5"), "unknown device 'pi5'", "did you mean 'pi4'?"),
+        (("doctor", "--device", "pi44"), "unknown device 'pi44'", "did you mean 'pi4'?"),
         (("models", "--device", "pi4"), "unknown argument '--device'", ""),
     ],
 )
@@ -214,11 +215,13 @@ def test_devices_lists_every_profile(cli: CommandLine) -> None:
     assert ran.rc == 0
     names = [line.split()[0] for line in ran.stdout.splitlines()]
     assert names == ["device", *config.device_names()]
-    pi4 = next(line for line in ran.stdout.splitlines() if line.startswith("pi4"))
-    assert "emulated" in pi4
-    assert "aarch64" in pi4
-    assert "tflite, onnxruntime, executorch" in pi4
+    lines = {line.split()[0]: line for line in ran.stdout.splitlines()}
+    assert re.search(r"emulator +aarch64 +(ready|lacks qemu-aarch64)", lines["pi4"])
+    assert re.search(r"local +host +ready", lines["local"])
+    assert "lacks a port: --port" in lines["serial-linux"]
     whole = cli("devices", "--json").json
+    assert all({"answers", "words"} == set(device["now"]) for device in whole)
+    assert next(device for device in whole if device["name"] == "local")["now"] == {"answers": True, "words": "ready"}
     assert [device["name"] for device in whole] == config.device_names()
     assert all(not str(device["source"]).startswith("/") for device in whole)
 
@@ -236,9 +239,20 @@ def test_models_lists_every_recipe(cli: CommandLine) -> None:
 def test_doctor_tries_a_device_for_real(cli: CommandLine) -> None:
     ran = cli("doctor", *FAKE)
     assert ran.rc == (0 if "not ready" not in ran.stdout else 3), ran.stdout
-    assert "ok       fake on fake: 1 (" in ran.stdout
+    assert "ok       fake on fake: 1\n" in ran.stdout
+    for what in (
+        "link: local",
+        "agent: Python ",
+        "page size: ",
+        "free disk: ",
+        "free memory: ",
+        "clock: as here",
+        "governor: ",
+    ):
+        assert f"ok       {what}" in ran.stdout
+    assert ran.stdout.splitlines()[-1].endswith(": ready")
     findings = cli("doctor", *FAKE, "--json").json
-    assert [set(finding) for finding in findings] == [{"what", "ok", "seen", "mend"}] * len(findings)
+    assert [set(finding) for finding in findings] == [{"what", "ok", "seen", "mend", "advice"}] * len(findings)
     assert {"Python", "fake on fake"} <= {finding["what"] for finding in findings}
 
 
@@ -246,7 +260,9 @@ def test_doctor_names_what_is_missing_and_the_command_that_mends_it(cli: Command
     ran = cli("doctor", PATH="/nowhere")
     assert ran.rc == 3
     lines = ran.stdout.splitlines()
-    at = lines.index("MISSING  qemu-aarch64: missing: needed for emulated ARM devices")
+    at = lines.index(
+        "MISSING  qemu-aarch64: missing: needed for emulated ARM devices, and trying what is built for real ones"
+    )
     assert lines[at + 1].split("mend it: ")[1] == "apt-get install qemu-user"
     assert lines[-1].startswith("this machine: not ready, ")
     findings = cli("doctor", "--json", PATH="/nowhere").json
@@ -306,7 +322,7 @@ def test_the_parser_never_exits_by_itself() -> None:
 
 
 def test_json_of_a_run_that_never_began_is_empty(cli: CommandLine) -> None:
-    ran = cli("profile", "--device", "pi5", "--json")
+    ran = cli("profile", "--device", "pi44", "--json")
     assert (ran.rc, ran.stdout) == (2, "")
     assert len(ran.stderr.splitlines()) == 2
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit import load_report, store
+from edgekit import Reports, load_report, store
 from edgekit.report.table import notes
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -28,4 +28,4 @@ def test_a_recorded_run_is_read_and_reported(schema: int) -> None:
         assert cell["latency"]["emulated"] and cell["latency"]["p50_ns"] > 0
         assert cell["instructions"]["total"] > cell["instructions"]["load_store"] > 0
         assert cell["memory"]["run_peak_bytes"] > 0 and len(cell["artifact"]["sha256"]) == 64
-    assert any("latency is the emulator's" in note for note in notes(report))
+    assert any("latency is the emulator's" in note for note in notes(Reports([report], {})))

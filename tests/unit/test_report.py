@@ -209,6 +209,8 @@ def test_the_weaknesses_of_a_whole_run() -> None:
     assert [warning["code"] for warning in report(cell(), emulated=True, torn=True).warnings] == [
         "emulated-latency", "torn-line",
     ]  # fmt: skip
+    uncounted = report(cell(), emulated=True, transport="vm")
+    assert [warning["code"] for warning in uncounted.warnings] == ["uncounted-latency"]
     assert report(cell()).warnings == []
     unmeasured = report(cell(status="failed", error={"message": "no"}), emulated=True)
     assert unmeasured.warnings == [], "no latency is there to be distrusted"

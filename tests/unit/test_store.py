@@ -85,6 +85,20 @@ def test_a_torn_last_line_is_noted_and_cut_off_by_the_next(run: store.Run, torn:
     assert [line["cell"]["precision"] for line in again.lines] == ["fp32", "int8"]
 
 
+def test_cells_that_were_lost_with_the_device_are_done_again(run: store.Run) -> None:
+    cell = measurement("int8").cell
+    for kind in ("device", "crashed"):
+        run.append(Measurement(cell, "failed", error={"kind": kind, "message": "no"}))
+    loaded = store.Run.load(run.path)
+    loaded.forget_lost()
+    assert [line.get("error", {}).get("kind") for line in loaded.lines] == [None, "crashed"]
+    assert len(lines_of(run)) == 3, "nothing is gone before something takes its place"
+    loaded.append(measurement("fp16"))
+    again = store.Run.load(run.path)
+    assert [line["cell"]["precision"] for line in again.lines] == ["fp32", "int8", "fp16"]
+    assert not again.torn
+
+
 def test_a_last_line_that_only_lacks_its_end_counts_as_torn(run: store.Run) -> None:
     """It may be a part of a longer one that happens to be JSON: measured again is better than half believed."""
     with (run.path / "measurements.jsonl").open("a") as stream:

@@ -82,6 +82,9 @@ class Loaded:
             os._exit(3)
         elif fault == "hang":
             time.sleep(3600)
+        elif fault and fault.startswith("pause "):
+            while not os.path.exists(fault[6:]):
+                time.sleep(0.01)
         latency_ns = self.description.get("latency_ns") or 1_000_000
         jitter = self.description.get("jitter") or 0.0
         self.now_ns += round(latency_ns * (1 + jitter * (self.calls % 5 - 2)))

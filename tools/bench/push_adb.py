@@ -1,0 +1,117 @@
+"""Bench: a push over adb beside `adb push`, by turns in one run; a second push; connecting and greeting; a whole run
+beside the same one in a child process.
+
+.venv/bin/python tools/bench/push_adb.py [--rounds 5] [--megabytes 100]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from side_by_side import by_turns, show
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from lab import phone  # noqa: E402
+
+from edgekit.session import Session  # noqa: E402
+from edgekit.transports.adb import Adb  # noqa: E402
+from edgekit.types import Device  # noqa: E402
+
+PUSH_LIMIT = 1.1
+AGAIN_LIMIT_S = 1.0
+GREET_LIMIT_S = 1.0
+RUN_LIMIT = 1.15
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """How long an action takes."""
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def compare(link: Adb, folder: Path, rounds: int, megabytes: int) -> bool:
+    """Our push and adb's own of the same new content; whether the limits are kept."""
+    import adbutils
+
+    source = folder / "content"
+    argv = [adbutils.adb_path(), "-s", link.listed.serial, "push", str(source), f"{link.root}/content"]
+
+    def fresh() -> None:
+        with source.open("wb") as stream:
+            for _ in range(megabytes):
+                stream.write(os.urandom(1 << 20))
+        link.run(f"rm -rf {link.root}/blobs {link.root}/content", 60)
+
+    def push() -> float:
+        fresh()
+        return seconds(lambda: link.push(source, "blobs/content"))
+
+    def own() -> float:
+        fresh()
+        return seconds(lambda: subprocess.run(argv, check=True, capture_output=True))
+
+    ratio = show(f"{megabytes} MB", by_turns(rounds, edgekit=push, adb_push=own), "s", PUSH_LIMIT)
+    link.push(source, "blobs/content")
+    again = statistics.median(seconds(lambda: link.push(source, "blobs/content")) for _ in range(rounds))
+    print(f"  second push of the same: {again:.3f} s (limit {AGAIN_LIMIT_S:g} s)")
+    return ratio <= PUSH_LIMIT and again <= AGAIN_LIMIT_S
+
+
+def greet(device: Device, rounds: int) -> bool:
+    """Connecting, and starting the agent, once the bundle is there."""
+
+    def once() -> float:
+        start = time.perf_counter()
+        with Session.open(device, "tflite", lambda _: None):
+            return time.perf_counter() - start
+
+    once()
+    median = statistics.median(once() for _ in range(rounds))
+    print(f"connect and greet: {median:.2f} s (limit {GREET_LIMIT_S:g} s)")
+    return median <= GREET_LIMIT_S
+
+
+def runs(serial: str, folder: Path, rounds: int) -> bool:
+    """The main job over adb, beside the same job on the emulated board that is a child process."""
+
+    def profile(*device: str) -> float:
+        argv = [sys.executable, "-m", "edgekit", "profile", "--quiet", "--output", str(folder), "--device", *device]
+        effort = ["--launches", "3", "--calls", "10", "--max-seconds", "60"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return seconds(lambda: subprocess.run([*argv, *effort], check=True, capture_output=True, env=environment))
+
+    over, alone = ("android", "--serial", serial), ("pi4",)
+    profile(*over)
+    profile(*alone)
+    figures = by_turns(rounds, adb=lambda: profile(*over), child_process=lambda: profile(*alone))
+    return show("a profile of digits_cnn, six cells", figures, "s", RUN_LIMIT) <= RUN_LIMIT
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--megabytes", type=int, default=100)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as name:
+        folder = Path(name)
+        with phone.server(folder) as environment, phone.phone(folder) as one:
+            os.environ.update(environment)
+            device = Device("android", "", "aarch64", "adb", ("tflite",), {"serial": one.serial})
+            kept = [compare(Adb(device), folder, chosen.rounds, chosen.megabytes), greet(device, chosen.rounds)]
+            kept.append(runs(one.serial, folder, min(3, chosen.rounds)))
+    return 0 if all(kept) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
