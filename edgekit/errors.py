@@ -139,6 +139,12 @@ class GateFailed(EdgekitError):
     exit_code = EXIT_GATE
 
 
+def first_line(error: BaseException, limit: int = 300, otherwise: str = "") -> str:
+    """The first line of a foreign error's words, so many characters of it; tools put whole graphs into later ones."""
+    words = str(error).strip()
+    return words.splitlines()[0].rstrip()[:limit] if words else otherwise
+
+
 def unknown(noun: str, name: str, known: Iterable[str]) -> UserError:
     """A UserError for a name that does not exist, with the nearest existing one or the whole list as its hint."""
     names = sorted(known)

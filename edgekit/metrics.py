@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import labels, recipes, worker
-from edgekit.errors import ConvertError, UserError, unknown
+from edgekit.errors import ConvertError, UserError, first_line, unknown
 from edgekit.types import Json
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ def custom_in_worker(request: Json) -> Json:
     try:
         value = float(metric(outputs, y))
     except (Exception, SystemExit) as error:
-        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else "no message"
+        reason = first_line(error, otherwise="no message")
         raise ConvertError(f"{path.name}: {function}() failed: {type(error).__name__}: {reason}") from error
     if not math.isfinite(value):
         raise UserError(f"{path.name}: {function}() gave {value}", "a metric is a finite number")

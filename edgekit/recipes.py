@@ -124,7 +124,7 @@ def call(model: Model, function: str) -> Any:
     except (Exception, SystemExit) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
-        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else "no message"
+        reason = errors.first_line(error, otherwise="no message")
         where = f"{model.source.name}{_line(model.source, error)}"
         raise UserError(f"{where}: {function}() failed: {type(error).__name__}: {reason}", HELP) from error
     finally:

@@ -201,9 +201,7 @@ def _describe(error: BaseException) -> Json:
     if isinstance(error, EdgekitError):
         return _describe(error)
     last_line = traceback.format_exception_only(error)[-1].strip()
-    # Only the first line: tools put whole graphs into later ones.
-    message = str(error).strip().splitlines()[0][:300] if str(error).strip() else last_line
-    return {"foreign": type(error).__name__, "message": message}
+    return {"foreign": type(error).__name__, "message": errors.first_line(error, otherwise=last_line)}
 
 
 def _die_with_parent() -> None:

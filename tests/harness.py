@@ -20,8 +20,10 @@ from typing import Any
 
 import pytest
 
-from edgekit import session
+from edgekit import session, userland
 from edgekit.converters import fake
+from edgekit.session import Session
+from edgekit.transports import Transport
 from edgekit.types import TensorSpec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -234,3 +236,16 @@ def write_fake_model(path: Path, **description: Any) -> str:
     specs = (TensorSpec("x", (1, 10), "float32"),)
     fake.convert(known, "fp32", None, specs, {"colour": "grey"}, path, "fake")
     return path.name
+
+
+def fake_session(transport: Transport) -> Session:
+    """The agent of the fake runtime behind a link to this machine."""
+    land = userland.Userland("k" * 64, None, (sys.executable,), {"runtime": "fake"}, {"runtime": "1"})
+    return Session._start(transport.device, transport, land, lambda text: None)
+
+
+def fake_request(live: Session, folder: Path, **description: Any) -> dict[str, object]:
+    """A request to run a model of the fake runtime that behaves as told, its files on the device."""
+    (folder / "input").write_bytes(bytes(40))
+    model = live.push(folder / write_fake_model(folder / "model.fake", **description), ".fake")
+    return {"runtime": "fake", "model": model, "input": live.push(folder / "input"), "libraries": {}, "threads": 1}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.converters import _tflite_graph, _torch
-from edgekit.errors import ConvertError
+from edgekit.errors import ConvertError, first_line
 from edgekit.types import TensorSpec
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def from_torch(source: torch.nn.Module, specs: Sequence[TensorSpec]) -> bytes:
     try:
         edge_model = litert_torch.convert(source, example)
     except Exception as error:  # torch.export's and the lowering's errors have no common class
-        reason = str(error).strip().partition("\n")[0][:300]
+        reason = first_line(error)
         raise ConvertError(f"litert-torch refused the model: {type(error).__name__}: {reason}") from error
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "float.tflite"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.converters import _tensors, _torch
-from edgekit.errors import ConvertError, Unsupported, UserError
+from edgekit.errors import ConvertError, Unsupported, UserError, first_line
 from edgekit.types import TensorSpec
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _quantized(source: Any, rows: Sequence[tuple[np.ndarray, ...]], example: tup
     try:
         prepared = prepare_fx(source, get_default_qconfig_mapping(engine), example)
     except Exception as error:  # torch.fx's TraceError, and whatever the model raises on a proxy
-        reason = str(error).strip().partition("\n")[0][:200]
+        reason = first_line(error, 200)
         hint = "its control flow depends on values; FX needs a model without"
         raise ConvertError(f"torch.fx cannot trace this model: {reason}", hint) from error
     with torch.no_grad():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgekit.converters._tensors import output_names, weights
-from edgekit.errors import ConvertError
+from edgekit.errors import ConvertError, first_line
 from edgekit.types import TensorSpec
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def modern(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         return onnx.version_converter.convert_version(model, 17)
     except Exception as error:  # the version converter raises whatever its C++ side says
-        reason = str(error).strip().partition("\n")[0][:200]
+        reason = first_line(error, 200)
         message = f"the ONNX model has opset {found}, quantization needs 13, and it cannot be raised: {reason}"
         raise ConvertError(message, "export it again with opset 17") from error
 

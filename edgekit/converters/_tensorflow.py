@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.converters import _tensors
-from edgekit.errors import ConvertError
+from edgekit.errors import ConvertError, first_line
 from edgekit.types import TensorSpec
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def frozen(source: Any, framework: str, specs: Sequence[TensorSpec]) -> Any:
         concrete = function.get_concrete_function(*signature)
     except (ValueError, TypeError) as error:
         shapes = ", ".join(str(spec.shape) for spec in specs)
-        reason = str(error).strip().partition("\n")[0][:200]
+        reason = first_line(error, 200)
         raise ConvertError(f"the model does not take inputs of shape {shapes}: {reason}") from error
     return convert_variables_to_constants_v2(concrete)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgekit.converters._tensors import output_names
-from edgekit.errors import ConvertError, Unsupported
+from edgekit.errors import ConvertError, Unsupported, first_line
 from edgekit.types import TensorSpec
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def outputs(source: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> list[T
             )
     except (RuntimeError, TypeError, ValueError) as error:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = first_line(error, 200)
         raise ConvertError(f"the torch model does not take inputs of shape {shapes}: {reason}") from error
     if not found or not all(isinstance(value, torch.Tensor) for value in found):
         kinds = ", ".join(type(value).__name__ for value in found) or "nothing"
@@ -84,13 +84,13 @@ def program(source: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.
         try:
             return TS2EPConverter(source, inputs).convert()
         except Exception as error:  # whatever an operator that it does not know makes of it
-            reason = str(error).strip().partition("\n")[0][:200]
+            reason = first_line(error, 200)
             message = f"torch cannot turn this TorchScript model into an exported program: {reason}"
             raise Unsupported(message, "give the model's Python source (path.py:factory), or its .pt2") from error
     try:
         return torch.export.export(source, inputs)
     except Exception as error:  # its own errors, and whatever the model raises on symbolic values
-        reason = str(error).strip().partition("\n")[0][:300]
+        reason = first_line(error)
         raise ConvertError(f"torch.export cannot trace this model: {reason}", _advice(reason)) from error
 
 

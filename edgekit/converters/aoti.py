@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit import cache
 from edgekit.converters import _jit, _tensors, _torch
-from edgekit.errors import ConvertError, SetupError, UserError
+from edgekit.errors import ConvertError, SetupError, UserError, first_line
 from edgekit.types import Json, TensorSpec
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def convert(
                     program, package_path=str(package), inductor_configs={"freezing": True}
                 )
         except Exception as error:  # the compiler's and Inductor's errors have no common class
-            reason = str(error).strip().partition("\n")[0][:300]
+            reason = first_line(error)
             raise ConvertError(f"AOTInductor refused the model: {type(error).__name__}: {reason}") from error
         _clean(package, output)
     return _tensors.answer(input_specs, outputs, {"cpu": torch.backends.cpu.get_cpu_capability()})

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.converters import _onnx_graph, _onnx_quantize, _tensorflow, _tensors, _torch
-from edgekit.errors import ConvertError, UserError
+from edgekit.errors import ConvertError, UserError, first_line
 from edgekit.types import Json, TensorSpec
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _from_tensorflow(source: Any, framework: str, specs: Sequence[TensorSpec]) -
             opset=OPSET,
         )
     except Exception as error:  # its own errors have no common class
-        reason = str(error).strip().partition("\n")[0][:300]
+        reason = first_line(error)
         raise ConvertError(f"tf2onnx refused the model: {type(error).__name__}: {reason}") from error
     return model
 

@@ -88,10 +88,36 @@ class Transport(ABC):
         return list(argv)
 
 
-class ProcessChannel(Channel):
+class QueuedChannel(Channel):
+    """A channel into which other threads put the program's lines, then None; `errors` are the last lines of its stderr."""
+
+    def __init__(self) -> None:
+        self.lines: queue.Queue[bytes | None] = queue.Queue()
+        self.errors: deque[str] = deque(maxlen=STDERR_LINES)
+
+    def read_line(self, deadline_s: float) -> bytes:
+        try:
+            line = self.lines.get(timeout=deadline_s)
+        except queue.Empty:
+            raise TransportTimeout(f"the device said nothing for {deadline_s:g} s", self.stderr_tail()) from None
+        if line is None:
+            self.lines.put(None)
+            raise self.closed()
+        return line
+
+    @abstractmethod
+    def closed(self) -> TransportClosed:
+        """The error of a program that is no longer there."""
+
+    def stderr_tail(self) -> str:
+        return "\n".join(self.errors)
+
+
+class ProcessChannel(QueuedChannel):
     """A channel over the pipes of a local child process, which leads a session of its own so that Ctrl-C spares it."""
 
     def __init__(self, argv: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None) -> None:
+        super().__init__()
         try:
             self.process = subprocess.Popen(
                 list(argv),
@@ -106,8 +132,6 @@ class ProcessChannel(Channel):
             raise ConnectError(
                 f"cannot start {Path(argv[0]).name}: {error.strerror}", "edgekit doctor says what is missing"
             ) from error
-        self.lines: queue.Queue[bytes | None] = queue.Queue()
-        self.errors: deque[str] = deque(maxlen=STDERR_LINES)
         self.readers = [threading.Thread(target=task, daemon=True) for task in (self._read_stdout, self._read_stderr)]
         for reader in self.readers:
             reader.start()
@@ -129,19 +153,9 @@ class ProcessChannel(Channel):
             self.process.stdin.write(data)
             self.process.stdin.flush()
         except OSError as error:
-            raise self._closed() from error
+            raise self.closed() from error
 
-    def read_line(self, deadline_s: float) -> bytes:
-        try:
-            line = self.lines.get(timeout=deadline_s)
-        except queue.Empty:
-            raise TransportTimeout(f"the device said nothing for {deadline_s:g} s", self.stderr_tail()) from None
-        if line is None:
-            self.lines.put(None)
-            raise self._closed()
-        return line
-
-    def _closed(self) -> TransportClosed:
+    def closed(self) -> TransportClosed:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(1)
         self.readers[1].join(1)
@@ -154,9 +168,6 @@ class ProcessChannel(Channel):
             else f"ended with code {code}"
         )
         return TransportClosed(f"the program on the device {how}", self.stderr_tail())
-
-    def stderr_tail(self) -> str:
-        return "\n".join(self.errors)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

@@ -12,8 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from edgekit.errors import ConnectError, SetupError, TransportClosed, UserError
+from edgekit.errors import ConnectError, EdgekitError, SetupError, TransportClosed, UserError
+from edgekit.types import Device
 
+BAUD = 115200
 READ_BYTES = 65536
 BUSY = (errno.EBUSY, errno.EAGAIN, errno.EWOULDBLOCK)
 
@@ -140,3 +142,23 @@ class Port:
 def present() -> list[Path]:
     """The serial ports of this machine that a board may hang on."""
     return sorted(path for kind in ("ttyUSB*", "ttyACM*", "ttyAMA*") for path in Path("/dev").glob(kind))
+
+
+def place_of(device: Device, example: str = "/dev/ttyUSB0") -> tuple[str, int]:
+    """The port that a device is on, and its speed. Raises UserError when nobody has said."""
+    place = device.connection.get("tty")
+    if not place:
+        message = f"it is not known on which port {device.name} is"
+        raise UserError(message, f"--port {example}, or tty = in [connection] of its profile")
+    return str(place), int(device.connection.get("baud", BAUD))
+
+
+def look(device: Device) -> tuple[bool, str]:
+    """Whether its port can be opened now, and in a few words what is lacking. Nothing is sent."""
+    if not device.connection.get("tty"):
+        return False, "lacks a port: --port, or devices.toml"
+    try:
+        Port(*place_of(device)).close()
+    except EdgekitError as error:
+        return False, error.message
+    return True, "its port is there; not asked who is on it"

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import secrets
 import shlex
 import tarfile
 import tempfile
 from abc import abstractmethod
-from collections import deque
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from edgekit.cache import disk_errors
 from edgekit.errors import ConnectError, DeviceError, TransportClosed, TransportTimeout
-from edgekit.transports import STDERR_LINES, Channel, Transport, printable
+from edgekit.transports import QueuedChannel, Transport, printable
 
 COMMAND_S = 30.0  # for a command that moves no data
 UNPACK_BYTES_PER_S = 500_000  # slower than any card: a deadline, not a guess
@@ -34,12 +32,11 @@ REMEDIES = {
 }
 
 
-class FedChannel(Channel):
+class FedChannel(QueuedChannel):
     """A channel whose subclass hands over what the program wrote as it arrives, from a thread of its own."""
 
     def __init__(self) -> None:
-        self.lines: queue.Queue[bytes | None] = queue.Queue()
-        self.errors: deque[str] = deque(maxlen=STDERR_LINES)
+        super().__init__()
         self.ending = "ended"
         self._stdout = self._stderr = b""
 
@@ -64,22 +61,8 @@ class FedChannel(Channel):
             self.errors.append(printable(self._stderr))
         self.lines.put(None)
 
-    def read_line(self, deadline_s: float) -> bytes:
-        try:
-            line = self.lines.get(timeout=deadline_s)
-        except queue.Empty:
-            raise TransportTimeout(f"the device said nothing for {deadline_s:g} s", self.stderr_tail()) from None
-        if line is None:
-            self.lines.put(None)
-            raise self.closed()
-        return line
-
     def closed(self) -> TransportClosed:
-        """The error of a program that is no longer there."""
         return TransportClosed(f"the program on the device {self.ending}", self.stderr_tail())
-
-    def stderr_tail(self) -> str:
-        return "\n".join(self.errors)
 
 
 class RemoteTransport(Transport):

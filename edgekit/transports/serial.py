@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from edgekit.cache import digest, disk_errors, file_sha256
-from edgekit.errors import ConnectError, DeviceError, EdgekitError, TransportClosed, UserError
+from edgekit.errors import ConnectError, DeviceError, TransportClosed
 from edgekit.transports import Channel, Transport
 from edgekit.transports._console import Console, Progress
 from edgekit.transports._login import open_console
-from edgekit.transports._port import Port
+from edgekit.transports._port import Port, look, place_of
 from edgekit.types import Device
 
+__all__ = ["Serial", "connect", "look"]
 ROOT = "~/.edgekit"  # as over SSH: what was sent there is here too
-BAUD = 115200
 RETRIES = 1  # of a push, over a link that is made anew
 
 
@@ -116,26 +116,6 @@ class Serial(Transport):
         self.console.close()
 
 
-def place_of(device: Device) -> tuple[str, int]:
-    """The port that a device is on, and its speed. Raises UserError when nobody has said."""
-    place = device.connection.get("tty")
-    if not place:
-        message = f"it is not known on which port {device.name} is"
-        raise UserError(message, "--port /dev/ttyUSB0, or tty = in [connection] of its profile")
-    return str(place), int(device.connection.get("baud", BAUD))
-
-
 def connect(device: Device, counter: Path | None) -> Serial:
     """The transport for a profile with transport = "serial"."""
     return Serial(device)
-
-
-def look(device: Device) -> tuple[bool, str]:
-    """Whether its port can be opened now, and in a few words what is lacking. Nothing is sent."""
-    if not device.connection.get("tty"):
-        return False, "lacks a port: --port, or devices.toml"
-    try:
-        Port(*place_of(device)).close()
-    except EdgekitError as error:
-        return False, error.message
-    return True, "its port is there; not asked who is on it"

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import wait_gone, wait_until, write_fake_model
+from harness import fake_request, fake_session, wait_gone, wait_until
 from lab import sshd
 from lab.middle import Fault, Middle
 
@@ -71,18 +70,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def live(reach: Callable[[], Ssh]) -> Iterator[Session]:
     """The agent of the fake runtime behind the link."""
-    land = userland.Userland("k" * 64, None, (sys.executable,), {"runtime": "fake"}, {"runtime": "1"})
-    transport = reach()
-    opened = Session._start(transport.device, transport, land, lambda text: None)
+    opened = fake_session(reach())
     yield opened
     opened.close()
-
-
-def request(live: Session, folder: Path, **fault: object) -> dict[str, object]:
-    """A request to measure a model that behaves as told."""
-    (folder / "input").write_bytes(bytes(40))
-    model = live.push(folder / write_fake_model(folder / "model.fake", **fault), ".fake")
-    return {"runtime": "fake", "model": model, "input": live.push(folder / "input"), "libraries": {}, "threads": 1}
 
 
 def agents(live: Session) -> list[int]:
@@ -243,7 +233,7 @@ def test_a_jump_leads_to_a_host_that_is_not_in_reach(server: sshd.Server, tmp_pa
 
 
 def test_outputs_come_back_whole(live: Session, tmp_path: Path) -> None:
-    reply = live.fetch("predict", request(live, tmp_path), 30, tmp_path / "output")
+    reply = live.fetch("predict", fake_request(live, tmp_path), 30, tmp_path / "output")
     assert reply["outputs"] and (tmp_path / "output").stat().st_size == 40
 
 
@@ -252,7 +242,7 @@ def test_outputs_come_back_whole(live: Session, tmp_path: Path) -> None:
 def test_a_link_that_breaks_within_a_frame_ends_the_call_and_the_agent(
     live: Session, middle: Middle, tmp_path: Path, way: str, kind: str, impatient: None
 ) -> None:
-    job = {**request(live, tmp_path, fault="hang"), "output": "output-x.bin"}
+    job = {**fake_request(live, tmp_path, fault="hang"), "output": "output-x.bin"}
     running = agents(live)
     assert running
     middle.fault = Fault(kind, 30, way)
@@ -303,5 +293,5 @@ def test_the_wrong_architecture_is_told(reach: Callable[[], Ssh], tmp_path: Path
 
 def test_the_agents_own_errors_are_no_faults_of_the_link(live: Session, tmp_path: Path) -> None:
     with pytest.raises(AgentError, match="SIG"):
-        live.fetch("predict", request(live, tmp_path, fault="segfault"), 30, tmp_path / "output")
+        live.fetch("predict", fake_request(live, tmp_path, fault="segfault"), 30, tmp_path / "output")
     assert wait_until(lambda: live.call("hello", {}, 10)["runtimes"])

@@ -6,17 +6,16 @@ import contextlib
 import os
 import platform
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import wait_gone, wait_until, write_fake_model
+from harness import fake_request, fake_session, wait_gone, wait_until
 from lab.fake_adb import ONE, FakeAdb
 from lab.middle import Fault, Middle
 
-from edgekit import session, userland
+from edgekit import session
 from edgekit.errors import AgentError, ConnectError, DeviceError, ProtocolError, TransportClosed, TransportTimeout
 from edgekit.session import Session
 from edgekit.transports import _adb, adb
@@ -369,18 +368,9 @@ def test_a_second_link_waits_until_the_device_is_back(
 @pytest.fixture
 def live(middle: Middle, tmp_path: Path) -> Iterator[Session]:
     """The agent of the fake runtime behind the link."""
-    land = userland.Userland("k" * 64, None, (sys.executable,), {"runtime": "fake"}, {"runtime": "1"})
-    phone = Adb(device())
-    opened = Session._start(phone.device, phone, land, lambda text: None)
+    opened = fake_session(Adb(device()))
     yield opened
     opened.close()
-
-
-def request(live: Session, folder: Path, **fault: object) -> dict[str, object]:
-    """A request to run a model that behaves as told."""
-    (folder / "input").write_bytes(bytes(40))
-    model = live.push(folder / write_fake_model(folder / "model.fake", **fault), ".fake")
-    return {"runtime": "fake", "model": model, "input": live.push(folder / "input"), "libraries": {}, "threads": 1}
 
 
 def agents(folder: Path) -> list[int]:
@@ -399,7 +389,7 @@ def agents(folder: Path) -> list[int]:
 def test_a_link_that_breaks_within_a_frame_ends_the_call_and_the_agent(
     live: Session, middle: Middle, tmp_path: Path, way: str, kind: str, after: int, impatient: None
 ) -> None:
-    job = request(live, tmp_path, fault="hang")
+    job = fake_request(live, tmp_path, fault="hang")
     running = agents(tmp_path)
     assert running
     middle.fault = Fault(kind, after, way)
@@ -431,7 +421,7 @@ def test_a_killed_server_is_a_lost_link_and_the_next_one_is_found(
 
 def test_the_agents_own_errors_are_no_faults_of_the_link(live: Session, tmp_path: Path) -> None:
     with pytest.raises(AgentError, match="SIG"):
-        live.call("predict", {**request(live, tmp_path, fault="crash"), "output": "out"}, 30)
+        live.call("predict", {**fake_request(live, tmp_path, fault="crash"), "output": "out"}, 30)
     assert wait_until(lambda: live.call("hello", {}, 10)["runtimes"])
 
 

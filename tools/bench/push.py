@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from side_by_side import by_turns, show
+from side_by_side import pushes, seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -27,16 +25,7 @@ from edgekit.session import Session  # noqa: E402
 from edgekit.transports.ssh import Ssh  # noqa: E402
 from edgekit.types import Device  # noqa: E402
 
-PUSH_LIMIT = 1.1
-AGAIN_LIMIT_S = 1.0
 GREET_LIMIT_S = 2.0
-
-
-def seconds(action: Callable[[], object]) -> float:
-    """How long an action takes."""
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
 
 
 def compare(name: str, server: sshd.Server, folder: Path, rounds: int, megabytes: int) -> bool:
@@ -53,28 +42,20 @@ def compare(name: str, server: sshd.Server, folder: Path, rounds: int, megabytes
         argv = ["sftp", "-q", "-b", "-", "-P", str(server.port), "-i", str(server.identity)]
         argv += [part for option in options for part in ("-o", option)]
 
-        def fresh() -> None:
-            with source.open("wb") as stream:
-                for _ in range(megabytes):
-                    stream.write(os.urandom(1 << 20))
-            link.run(f"rm -rf {link.root}/blobs", 60)
-
-        def push() -> float:
-            fresh()
-            return seconds(lambda: link.push(source, "blobs/content"))
-
-        def sftp() -> float:
-            fresh()
+        def sftp() -> None:
             line = f"put {source} {link.root}/content\n"
             target = [*argv, f"{server.user}@127.0.0.1"]
-            return seconds(lambda: subprocess.run(target, input=line, text=True, check=True, stdout=subprocess.DEVNULL))
+            subprocess.run(target, input=line, text=True, check=True, stdout=subprocess.DEVNULL)
 
-        figures = by_turns(rounds, edgekit=push, sftp=sftp)
-        ratio = show(f"{name}: {megabytes} MB, {cipher}", figures, "s", PUSH_LIMIT)
-        link.push(source, "blobs/content")
-        again = statistics.median(seconds(lambda: link.push(source, "blobs/content")) for _ in range(rounds))
-        print(f"  second push of the same: {again:.3f} s (limit {AGAIN_LIMIT_S:g} s)")
-    return ratio <= PUSH_LIMIT and again <= AGAIN_LIMIT_S
+        return pushes(
+            f"{name}: {megabytes} MB, {cipher}",
+            rounds,
+            source,
+            megabytes,
+            push=lambda: link.push(source, "blobs/content"),
+            clear=lambda: link.run(f"rm -rf {link.root}/blobs", 60),
+            sftp=sftp,
+        )
 
 
 def greet(server: sshd.Server, folder: Path, rounds: int) -> bool:

@@ -13,10 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-from side_by_side import by_turns, show
+from side_by_side import by_turns, pushes, seconds, show
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -27,17 +26,8 @@ from edgekit.session import Session  # noqa: E402
 from edgekit.transports.adb import Adb  # noqa: E402
 from edgekit.types import Device  # noqa: E402
 
-PUSH_LIMIT = 1.1
-AGAIN_LIMIT_S = 1.0
 GREET_LIMIT_S = 1.0
 RUN_LIMIT = 1.15
-
-
-def seconds(action: Callable[[], object]) -> float:
-    """How long an action takes."""
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
 
 
 def compare(link: Adb, folder: Path, rounds: int, megabytes: int) -> bool:
@@ -47,25 +37,15 @@ def compare(link: Adb, folder: Path, rounds: int, megabytes: int) -> bool:
     source = folder / "content"
     argv = [adbutils.adb_path(), "-s", link.listed.serial, "push", str(source), f"{link.root}/content"]
 
-    def fresh() -> None:
-        with source.open("wb") as stream:
-            for _ in range(megabytes):
-                stream.write(os.urandom(1 << 20))
-        link.run(f"rm -rf {link.root}/blobs {link.root}/content", 60)
-
-    def push() -> float:
-        fresh()
-        return seconds(lambda: link.push(source, "blobs/content"))
-
-    def own() -> float:
-        fresh()
-        return seconds(lambda: subprocess.run(argv, check=True, capture_output=True))
-
-    ratio = show(f"{megabytes} MB", by_turns(rounds, edgekit=push, adb_push=own), "s", PUSH_LIMIT)
-    link.push(source, "blobs/content")
-    again = statistics.median(seconds(lambda: link.push(source, "blobs/content")) for _ in range(rounds))
-    print(f"  second push of the same: {again:.3f} s (limit {AGAIN_LIMIT_S:g} s)")
-    return ratio <= PUSH_LIMIT and again <= AGAIN_LIMIT_S
+    return pushes(
+        f"{megabytes} MB",
+        rounds,
+        source,
+        megabytes,
+        push=lambda: link.push(source, "blobs/content"),
+        clear=lambda: link.run(f"rm -rf {link.root}/blobs {link.root}/content", 60),
+        adb_push=lambda: subprocess.run(argv, check=True, capture_output=True),
+    )
 
 
 def greet(device: Device, rounds: int) -> bool:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+PUSH_LIMIT = 1.1
+AGAIN_LIMIT_S = 1.0
 
 
 def by_turns(rounds: int, **programs: Callable[[], float | None]) -> dict[str, list[float]]:
@@ -16,6 +22,39 @@ def by_turns(rounds: int, **programs: Callable[[], float | None]) -> dict[str, l
             figure = program()
             figures[name].append(figure if figure is not None else time.perf_counter() - started)
     return figures
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """How long an action takes."""
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def pushes(
+    title: str,
+    rounds: int,
+    source: Path,
+    megabytes: int,
+    push: Callable[[], object],
+    clear: Callable[[], object],
+    **other: Callable[[], object],
+) -> bool:
+    """Our push of ever new content of `source` beside another program's, and a second push of the same; are the limits kept?"""
+
+    def fresh(action: Callable[[], object]) -> float:
+        with source.open("wb") as stream:
+            for _ in range(megabytes):
+                stream.write(os.urandom(1 << 20))
+        clear()
+        return seconds(action)
+
+    programs = {name: functools.partial(fresh, action) for name, action in {"edgekit": push, **other}.items()}
+    ratio = show(title, by_turns(rounds, **programs), "s", PUSH_LIMIT)
+    push()
+    again = statistics.median(seconds(push) for _ in range(rounds))
+    print(f"  second push of the same: {again:.3f} s (limit {AGAIN_LIMIT_S:g} s)")
+    return ratio <= PUSH_LIMIT and again <= AGAIN_LIMIT_S
 
 
 def show(title: str, figures: dict[str, list[float]], unit: str, limit: float) -> float:
