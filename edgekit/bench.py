@@ -104,7 +104,8 @@ def prepare(
     for run, left, device, effort in zip(runs, lefts, devices, efforts, strict=True):
         tell = say if len(requests) == 1 else named(device.name, say)
         subject = Subject(model, device, effort, inputs, everything.count, artifacts, request.metric, compared)
-        jobs.append(Job(run, left, subject, link.Link(device, tell, f"profile {model.name}", request.wait), tell))
+        line = link.Link(device, tell, f"profile {model.name}", request.wait, link.identity_in(run.lines))
+        jobs.append(Job(run, left, subject, line, tell))
     return jobs
 
 

@@ -66,7 +66,7 @@ REACHES = {
 PLACES = {"ssh": "host", "adb": "serial", "serial": "tty", "mcu": "tty"}
 # Ways to reach a board that give way to another, when its place is given over the profile's: an emulated board becomes real.
 BOARDS = ("emulator", "ssh", "serial")
-HOST = re.compile(r"(?:([^@\s]+)@)?(?:\[([^\]\s]+)\]|([^@\s:\[\]]+))(?::(\d+))?")
+HOST = re.compile(r"(?:([^@:\s]+)@)?(?:\[([^\]\s]+)\]|([^@\s:\[\]]+))(?::(\d+))?")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # what a table of a TOML file may be called without quotes
 COMMAND_LINE = Path()
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from edgekit import bench, convert, plan, session, verification
+from edgekit import bench, convert, plan, prompt, session, verification
 from edgekit.cache import disk_errors
 from edgekit.errors import DeviceError, EdgekitError, UserError
 from edgekit.report import Report, Reports
@@ -87,7 +87,8 @@ def run(
         for group in [[share for share in shares if not share.alone], *([share] for share in shares if share.alone)]:
             side_by_side(group, jobs, artifacts, say)
     except BaseException as error:
-        end(shares, artifacts, error)
+        with prompt.unanswered():
+            end(shares, artifacts, error)
         raise
     return shares
 

@@ -5,34 +5,42 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any
 
 from edgekit import session
 from edgekit.errors import AgentError, DeviceBusy, DeviceError
 from edgekit.session import Session
-from edgekit.transports import Transport, printable
+from edgekit.transports import Transport, check_same, printable
 from edgekit.types import Device, Json
 
 BEAT = "edgekit-beat"  # the thread's name
 BEAT_S = 20.0  # well below session.PATIENCE_S
 ASK_S = 10.0  # for the holder's answer, which costs it nothing
 WAIT_S = 15.0  # how long one request waits for the lock; between two of them the user hears of it
+BACK_S = 90.0  # for a device to be back after its link was lost: a board that restarts is away for a minute
+AGAIN_S = 2.0
 
 
 class Link:
     """The connection is made, and the device locked, when the first agent is wanted. Use as a context manager.
 
     The lock is held by an agent of its own on the device until the link is closed, whichever agents come and go meanwhile; it
-    is free as soon as that process ends, however it ends. `what` says to others what the device is used for.
+    is free as soon as that process ends, however it ends. `what` says to others what the device is used for. `identity` is that
+    of the device which is meant, where the link can tell one from another; without it, that of the first that answers.
     """
 
-    def __init__(self, device: Device, say: Callable[[str], None], what: str, wait: bool = False) -> None:
-        self.device, self.say, self.what, self.wait = device, say, what, wait
+    def __init__(
+        self, device: Device, say: Callable[[str], None], what: str, wait: bool = False, identity: str = ""
+    ) -> None:
+        self.device, self.say, self.what, self.wait, self.identity = device, say, what, wait, identity
+        self.token = secrets.token_hex(8)  # by which a holder is known for our own
+        self.met = False  # the device has answered before
         self.transport: Transport | None = None
         self.holder: Session | None = None
         self.sessions: list[Session] = []
@@ -41,13 +49,32 @@ class Link:
         self._closed.set()
 
     def connect(self) -> Transport:
-        """The connection, made now when there is none. Raises SetupError, UserError or ConnectError."""
+        """The connection, made now when there is none. Raises SetupError, UserError or DeviceError."""
         if self.transport is None:
-            self.transport = session.connect(self.device, self.say)
+            transport = self._reached()
+            try:
+                check_same(self.device.name, self.identity, transport.identity)
+            except DeviceError:
+                transport.close()
+                raise
+            self.transport, self.met, self.identity = transport, True, transport.identity or self.identity
             if not self.transport.seamless:
                 self._closed = threading.Event()
                 threading.Thread(target=self._reassure, args=(self._closed,), name=BEAT, daemon=True).start()
         return self.transport
+
+    def _reached(self) -> Transport:
+        """A new connection. A device that was there before is waited for: it may have been restarted."""
+        deadline = time.monotonic() + (BACK_S if self.met else 0)
+        while True:
+            try:
+                return session.connect(self.device, self.say)
+            except DeviceError as error:
+                if not error.transient or time.monotonic() >= deadline:
+                    raise
+                self.say(f"waiting until {self.device.name} is back: {error.message}")
+            time.sleep(AGAIN_S)
+            self.check()
 
     def session(self, runtime: str) -> Session:
         """A live agent for a runtime on the locked device; a link that was lost is made anew.
@@ -96,8 +123,11 @@ class Link:
         return live
 
     def _lock(self, holder: Session) -> None:
-        """Take the lock, now or when it becomes free. Raises DeviceBusy."""
-        wait_s = 0.0
+        """Take the lock, now or when it becomes free. Raises DeviceBusy.
+
+        A holder of our own from before a cable was cut, unnoticed there, is waited for: it ends when it has not heard of us.
+        """
+        wait_s, started = 0.0, time.monotonic()
         while True:
             try:
                 answer = holder.call("lock", {"who": self._who(), "wait_s": wait_s}, wait_s + ASK_S)
@@ -105,8 +135,12 @@ class Link:
                 raise DeviceError(f"{self.device.name} cannot be locked: {error.message}", error.hint) from error
             if answer.get("held"):
                 return
-            busy = f"{self.device.name} is in use: {described(answer.get('holder') or {})}"
-            if not self.wait:
+            found = answer.get("holder") or {}
+            busy = f"{self.device.name} is in use: {described(found)}"
+            ours = found.get("token") == self.token and time.monotonic() - started < session.PATIENCE_S + ASK_S
+            if ours:
+                busy = f"{self.device.name} has not noticed yet that the last link was cut"
+            elif not self.wait:
                 raise DeviceBusy(busy, "wait for it with --wait, or choose another device")
             self.say(f"waiting, {busy}")
             wait_s = WAIT_S
@@ -118,7 +152,8 @@ class Link:
         except (KeyError, OSError):  # a user without a name
             user = str(os.getuid())
         now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-        return {"who": f"{user}@{socket.gethostname()}, process {os.getpid()}", "what": self.what, "since": now}
+        who = f"{user}@{socket.gethostname()}, process {os.getpid()}"
+        return {"who": who, "what": self.what, "since": now, "token": self.token}
 
     def _reassure(self, closed: threading.Event) -> None:
         """From time to time tell all agents that this process lives: a device cannot see that a cable was pulled."""
@@ -162,6 +197,12 @@ class Link:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def identity_in(lines: Iterable[Json]) -> str:
+    """The identity of the device that these measurements are of; "" where none of them tells."""
+    told = (line.get("environment", {}).get("greeting", {}).get("identity") for line in lines)
+    return next((str(one) for one in told if one), "")
 
 
 def described(holder: Json) -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from types import TracebackType
+
+from edgekit import prompt
 
 
 class Progress:
@@ -28,6 +31,7 @@ class Progress:
     def __enter__(self) -> Progress:
         if self.bar:
             self.bar.start()
+            prompt.DRAWING.append(self.held_back)
         return self
 
     def __exit__(
@@ -43,8 +47,19 @@ class Progress:
             with contextlib.suppress(OSError):  # whoever read our stderr may be gone; the work goes on
                 print(f"[{time.monotonic() - self.started:6.1f} s] {text}", file=sys.stderr, flush=True)
 
+    @contextlib.contextmanager
+    def held_back(self) -> Iterator[None]:
+        """No live line meanwhile."""
+        bar = self.bar
+        if bar:
+            bar.stop()
+        yield
+        if bar and bar is self.bar:
+            bar.start()
+
     def close(self) -> None:
         """Take the live line away, so that something else can be printed; safe to call twice."""
-        if self.bar:
-            self.bar.stop()
-            self.bar = None
+        bar, self.bar = self.bar, None
+        if bar:
+            prompt.DRAWING.remove(self.held_back)
+            bar.stop()

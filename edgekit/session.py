@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import itertools
 import json
 import marshal
-import os
+import secrets
 import threading
 import time
 import zipfile
@@ -36,8 +35,8 @@ from edgekit.types import Device, Json
 GREETING_S = 60.0
 PATIENCE_S = 120  # an agent that hears nothing for so long ends: the link may have been cut without its noticing
 GRACE_S = 15.0  # how much longer than the agent's own deadline the host waits for its answer
+GOODBYE_S = 2.0  # for the answer to a goodbye, which is a courtesy
 AGENT = Path(__file__).parent / "agent"
-NUMBERS = itertools.count()
 
 
 def agent_archive() -> bytes:
@@ -93,9 +92,11 @@ class Session:
         self.versions = dict(land.versions)
         self.python = place(list(land.python), land)
         self.libraries = place(dict(land.libraries), land)
-        self._output = f"output-{os.getpid()}-{next(NUMBERS)}.bin"  # another session may use the device too
+        # Another session may use the device too, and one that was killed may have left its files there.
+        self._mark = secrets.token_hex(8)
+        self._output = f"output-{self._mark}.bin"
         self._writing = threading.Lock()
-        self._last_id = 0
+        self._last_id = self._lent = 0
         self._waiting = False  # for an answer that may still come, and that the next request must not take for its own
 
     @classmethod
@@ -128,6 +129,7 @@ class Session:
         try:
             greeting = greet(channel)
             greeting["system"] |= transport.facts()
+            greeting |= {"identity": transport.identity} if transport.identity else {}
         except BaseException:
             channel.close()
             raise
@@ -149,17 +151,29 @@ class Session:
 
     def lend(self, path: Path) -> str:
         """Put a file on the device for one request with `discard`, after which the agent removes it; returns its name there."""
-        remote = f"lent/{os.getpid()}-{next(NUMBERS)}{path.suffix}"
+        self._lent += 1
+        remote = f"lent/{self._mark}-{self._lent}{path.suffix}"
         self.transport.push(path, remote)
         return remote
 
-    def call(self, op: str, args: Json, deadline_s: float, on_event: Callable[[Json], None] | None = None) -> Json:
-        """One request and its reply. Raises AgentError (from a reply), else a DeviceError; never waits past the deadline."""
+    def call(
+        self,
+        op: str,
+        args: Json,
+        deadline_s: float,
+        on_event: Callable[[Json], None] | None = None,
+        grace_s: float | None = None,
+    ) -> Json:
+        """One request and its reply, at the latest `grace_s` after the deadline, which the agent itself is to keep.
+
+        Raises AgentError (from a reply), else a DeviceError.
+        """
         self._last_id += 1
         request = {"id": self._last_id, "op": op, "args": {**args, "deadline_s": deadline_s}}
         self._waiting = True
-        deadline = time.monotonic() + deadline_s + GRACE_S
-        self._write(request, deadline_s + GRACE_S)
+        patience_s = deadline_s + (GRACE_S if grace_s is None else grace_s)
+        deadline = time.monotonic() + patience_s
+        self._write(request, patience_s)
         while True:
             frame = read_frame(self.channel, max(0.01, deadline - time.monotonic()))
             if frame.get("id") != self._last_id:
@@ -212,7 +226,7 @@ class Session:
         """Say goodbye and let go; never raises."""
         try:
             if not self._waiting:
-                self.call("bye", {}, 1)
+                self.call("bye", {}, GOODBYE_S, None, 0)
         except EdgekitError:
             pass
         finally:

@@ -7,6 +7,7 @@ used). After `--patience` without a word of the host the agent ends as if the li
 
 import json
 import os
+import re
 import select
 import signal
 import sys
@@ -166,9 +167,12 @@ class Agent:
     def hold(self, who, wait_s):
         """Take the device's lock, waiting for it if need be. Raises EOFError when the host goes away meanwhile."""
         deadline = time.monotonic() + wait_s
+        had = self.lock.fd is not None
         while True:
             holder = self.lock.take(who)
             if holder is None:
+                if not had:
+                    self.sweep()
                 return {"held": True}
             if time.monotonic() >= deadline:
                 return {"held": False, "holder": holder}
@@ -176,6 +180,15 @@ class Agent:
                 self.host.fill()
                 if self.host.closed:
                     raise EOFError
+
+    def sweep(self):
+        """Delete what agents that were killed had been lent or had written: with the lock, nobody else works here."""
+        lent = ["lent/" + name for name in os.listdir("lent")] if os.path.isdir("lent") else []
+        for path in lent + [name for name in os.listdir(".") if re.match(r"output-[0-9a-f]{16}\.bin$", name)]:
+            try:
+                os.unlink(path)
+            except OSError:
+                pass  # a file that is only in the way is no reason to fail
 
     def remove(self, path):
         """Delete a file that was lent or written for the host."""

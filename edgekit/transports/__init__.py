@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from edgekit.errors import ConnectError, TransportClosed, TransportTimeout
+from edgekit.errors import ConnectError, DeviceError, TransportClosed, TransportTimeout
 from edgekit.types import Device, Json
 
 STDERR_LINES = 40
@@ -27,6 +27,13 @@ def printable(line: bytes) -> str:
     """A device's words as they may end up on the user's terminal: without control sequences."""
     text = line.decode("utf-8", "replace").rstrip()
     return "".join(mark if mark.isprintable() or mark == "\t" else "?" for mark in text)
+
+
+def check_same(name: str, before: str, now: str) -> None:
+    """Two links under one name lead to one device, as far as they can tell ("" where they cannot). Raises DeviceError."""
+    if before and now and before != now:
+        hint = f"it was {before} and is {now} now: connect the first one again, or start a new run"
+        raise DeviceError(f"another device than before answers as {name}", hint)
 
 
 class Channel(ABC):
@@ -54,10 +61,12 @@ class Transport(ABC):
 
     `shared`: others may use the very same device, so a run locks it; False where each connection has a device of its own.
     `seamless`: a program there always learns at once that the link has ended; False where a cut cable goes unnoticed.
+    `identity`: what the link knows the device by, once connected: the same word for one device for good, "" where it has none.
     """
 
     shared = True
     seamless = False
+    identity = ""
 
     def __init__(self, device: Device) -> None:
         self.device = device

@@ -83,14 +83,15 @@ def parse_list(text: str) -> list[Listed]:
 class Server:
     """The adb server of this machine."""
 
-    def __init__(self, start: bool = True) -> None:
+    def __init__(self, start: bool = True, answer_s: float | None = None) -> None:
+        self.answer_s = SERVER_S if answer_s is None else answer_s
         try:
             import adbutils
         except ImportError as error:
             raise SetupError("adb devices need the package adbutils", "pip install 'edgekit[adb]'") from error
         self.library: Any = adbutils
         try:
-            self.client: Any = adbutils.AdbClient(socket_timeout=SERVER_S)
+            self.client: Any = adbutils.AdbClient(socket_timeout=self.answer_s)
         except ValueError as error:
             raise SetupError("ANDROID_ADB_SERVER_PORT is not a port", "unset it, or give a number") from error
         if start:
@@ -98,7 +99,10 @@ class Server:
 
     def runs(self) -> bool:
         """Whether there is a server now."""
-        with contextlib.suppress(OSError), socket.create_connection((self.client.host, self.client.port), SERVER_S):
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection((self.client.host, self.client.port), self.answer_s),
+        ):
             return True
         return False
 
@@ -186,11 +190,11 @@ class Server:
                 f"there is no adb at {address}: {answer.strip()}", "adb tcpip 5555 on the cable opens it"
             )
 
-    def open(self, device: Listed, service: str) -> socket.socket:
-        """A stream to a service of the device's adbd. Raises DeviceError."""
+    def open(self, device: Listed, service: str, deadline_s: float | None = None) -> socket.socket:
+        """A stream to a service of the device's adbd, within the deadline, or the server's own. Raises DeviceError."""
 
         def connect() -> socket.socket:
-            connection = self.client.make_connection()
+            connection = self.client.make_connection(min(self.answer_s, deadline_s or self.answer_s))
             try:
                 connection.send_command(f"host:transport-id:{device.number}")
                 connection.check_okay()
@@ -229,9 +233,9 @@ def refusal(found: list[Listed], devices: list[Listed], wanted: str) -> ConnectE
     if not found:
         if wanted and devices:
             there = ", ".join(one.serial for one in devices)
-            return ConnectError(f"no Android device '{wanted}' is connected", f"connected: {there}")
+            return ConnectError(f"no Android device '{wanted}' is connected", f"connected: {there}", transient=True)
         what = f"no Android device '{wanted}' is connected" if wanted else "no Android device is connected"
-        return ConnectError(what, SWITCH_ON)
+        return ConnectError(what, SWITCH_ON, transient=True)
     what, remedy = STATES.get(found[0].state, (f"is in the state '{found[0].state}'", SWITCH_ON))
     return ConnectError(f"the Android device {found[0].serial} {what}", remedy, transient=found[0].state in PASSING)
 

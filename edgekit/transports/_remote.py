@@ -17,11 +17,14 @@ from typing import IO
 
 from edgekit.cache import disk_errors
 from edgekit.errors import ConnectError, DeviceError, TransportClosed, TransportTimeout
-from edgekit.transports import QueuedChannel, Transport, printable
+from edgekit.transports import QueuedChannel, Transport, check_same, printable
 
 COMMAND_S = 30.0  # for a command that moves no data
 UNPACK_BYTES_PER_S = 500_000  # slower than any card: a deadline, not a guess
 LINE_LIMIT = 1 << 22  # as the agent's own
+GROUP = (
+    b"edgekit-group "  # on a line of stderr, what comes after it is the process group by which a program can be ended
+)
 # What the device's tools say (in the C locale) -> what to do about it.
 REMEDIES = {
     "No space left": "free some space there: the edgekit folder holds only what can be sent again and may be removed",
@@ -38,6 +41,7 @@ class FedChannel(QueuedChannel):
     def __init__(self) -> None:
         super().__init__()
         self.ending = "ended"
+        self.group = b""
         self._stdout = self._stderr = b""
 
     def feed(self, data: bytes) -> None:
@@ -49,10 +53,16 @@ class FedChannel(QueuedChannel):
             raise ValueError("a line is longer than 4 MiB")
 
     def feed_error(self, data: bytes) -> None:
-        """Some more of its stderr."""
+        """Some more of its stderr; start-up files may have written there before the program's group is told."""
         *lines, self._stderr = (self._stderr + data).split(b"\n")
         self._stderr = self._stderr[-LINE_LIMIT:]
-        self.errors.extend(printable(line) for line in lines)
+        for line in lines:
+            words, told, group = line.partition(GROUP)
+            if told and not self.group:
+                self.group, line = group.strip(), words
+                if not words:
+                    continue
+            self.errors.append(printable(line))
 
     def finish(self, ending: str) -> None:
         """Nothing more will come; `ending` goes after "the program on the device"."""
@@ -106,10 +116,15 @@ class RemoteTransport(Transport):
         """Make the edgekit folder, for this user alone; `place` is its path as sh reads it. Raises ConnectError."""
         command = f'd={place}; umask 077; mkdir -p "$d" && chmod 700 "$d" && cd "$d" && pwd -P'
         code, out, err = self.run(f"LC_ALL=C; export LC_ALL; {command}", COMMAND_S)
-        lines = os.fsdecode(out).splitlines()  # what the user's start-up files print comes before
+        lines = os.fsdecode(out).splitlines()
         if code or not lines or not lines[-1].startswith("/"):
             error = failed("making the edgekit folder", code, err)
             raise ConnectError(error.message, error.hint)
+        if len(lines) > 1:
+            said = printable(out.splitlines()[0])[:60]
+            message = f"{self.device.name} prints '{said}' before the output of every command"
+            hint = "its user's start-up files (~/.bashrc, ~/.profile ...) must print nothing where there is no terminal"
+            raise ConnectError(message, f"{hint}: `ssh HOST true` is silent then")
         self.root = lines[-1]
 
     def push(self, local: Path, remote: str) -> None:
@@ -120,7 +135,9 @@ class RemoteTransport(Transport):
         except DeviceError as error:
             if not error.transient:
                 raise
+            before = self.identity
             self.reconnect()
+            check_same(self.device.name, before, self.identity)
             self.ask(f"rm -rf {quoted(holder)}", "tidying up")
             self._push(local, target, holder)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import getpass
-import hashlib
+import io
 import logging
 import os
 import re
@@ -13,23 +12,33 @@ import shlex
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from edgekit import prompt
 from edgekit.errors import ConnectError, SetupError, UserError
+from edgekit.transports import _host_keys
+from edgekit.transports._host_keys import HostKey
 
 ANSWER_S = 20.0  # for a connection, a greeting, a log-in; an emulated board needs seconds
 KEEPALIVE_S = 10
 DEAD_S = 40  # unanswered for so long, a link is given up by the kernel
 JUMPS = 8
+INCLUDES = 16  # so many files deep
+GONE = re.compile(
+    "hung up|[Tt]imeout|shut down"
+)  # what paramiko says of a server that is no longer there, not of a key
+GOODBYE_S = 2.0
 KEY_NAMES = ("id_ed25519", "id_ecdsa", "id_rsa")
 SYSTEM = (Path("/etc/ssh/ssh_config"), Path("/etc/ssh/ssh_known_hosts"))
+NAME_KEY = (
+    'name another: identity = "~/.ssh/..." under [DEVICE.connection] in devices.toml, or IdentityFile in ~/.ssh/config'
+)
 DESTINATION = re.compile(
-    r"(?:ssh://)?(?:(?P<user>[^@]+)@)?(?P<host>\[[^\]@]+\]|[^:@]+|[^:@]*:[^:@]*:[^@]*)(?::(?P<port>\d+))?/?"
+    r"(?:ssh://)?(?:(?P<user>[^@:]+)@)?(?P<host>\[[^\]@]+\]|[^:@]+|[^:@]*:[^:@]*:[^@]*)(?::(?P<port>\d+))?/?"
 )
 # Typed once in a process, however many links it makes; asked for by one thread at a time.
 SECRETS: dict[str, str] = {}
@@ -50,9 +59,8 @@ class Destination:
     proxy: str = ""
     known_hosts: tuple[Path, ...] = ()
     key_name: str = ""  # of its host key, where that is not its address
-    private: bool = (
-        False  # of the user's files only the named key is used; the first of known_hosts is all that is believed
-    )
+    private: bool = False  # of the user's files only the named key is used; the first of known_hosts is all believed
+    device: str = ""  # for whose sake all this is
 
     @property
     def keyed(self) -> str:
@@ -63,6 +71,11 @@ class Destination:
     def label(self) -> str:
         """For messages: whom we try to be where."""
         return f"{self.user}@{self.host}" + (f":{self.port}" if self.port != 22 else "")
+
+    @property
+    def account(self) -> str:
+        """What its password is remembered by: the same address behind another jump is another machine."""
+        return "\n".join((self.label, self.key_name, self.proxy, *self.jumps))
 
 
 @dataclass
@@ -91,7 +104,12 @@ class Proxy:
         """End it."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGTERM)
-        self.process.wait()
+        try:
+            self.process.wait(GOODBYE_S)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
 
 
 def split(text: str) -> tuple[str, str, int | None]:
@@ -116,7 +134,12 @@ def resolve(text: str, connection: Mapping[str, Any], known_hosts: Path | None =
             name, name, user or getpass.getuser(), port or 22, identities, True, jumps, "", (known_hosts,), "", True
         )
     said = settings(name, user)
-    files = shlex.split(said.get("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2"))
+    named = shlex.split(said.get("userknownhostsfile", ""))
+    # Boards are often given /dev/null there; a key that is accepted has to be kept somewhere.
+    files = [file for file in named if file not in ("none", os.devnull)] or [
+        "~/.ssh/known_hosts",
+        "~/.ssh/known_hosts2",
+    ]
     proxied = said.get("proxyjump", "none")
     if not jumps and proxied != "none":
         jumps = tuple(part.strip() for part in proxied.split(","))
@@ -141,8 +164,7 @@ def settings(name: str, user: str) -> Mapping[str, Any]:
     config = paramiko.SSHConfig()
     for path in (Path.home() / ".ssh" / "config", SYSTEM[0]):
         try:
-            with path.open(encoding="utf-8") as stream:
-                config.parse(stream)
+            config.parse(io.StringIO("\n".join(lines_of(path, path.parent))))
         except OSError:
             continue
         except (paramiko.SSHException, ValueError) as error:
@@ -153,9 +175,28 @@ def settings(name: str, user: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = config.lookup(name)
     except (paramiko.SSHException, ImportError) as error:
         raise UserError(
-            f"cannot tell what ~/.ssh/config says of {name}: {error}", "give --host, --identity and --jump"
+            f"cannot tell what ~/.ssh/config says of {name}: {error}",
+            "give --host the address itself, and mend what stands there",
         ) from error
     return found
+
+
+def lines_of(path: Path, base: Path, under: str = "Host *", depth: int = 0) -> Iterator[str]:
+    """The lines of a config file, in place of each Include those of the files meant; the lines after it are `under` the same
+    Host as before. Relative names start at `base`. Raises OSError."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        word, _, rest = line.strip().replace("=", " ", 1).partition(" ")
+        if word.lower() in ("host", "match"):
+            under = line
+        if word.lower() != "include" or depth >= INCLUDES:
+            yield line
+            continue
+        for pattern in shlex.split(rest):
+            meant = base / Path(pattern).expanduser()
+            for found in sorted(Path(meant.anchor).glob(str(meant.relative_to(meant.anchor)))):
+                with contextlib.suppress(OSError):
+                    yield from lines_of(found, base, under, depth + 1)
+        yield under
 
 
 def library() -> Any:
@@ -200,6 +241,7 @@ def reach(to: Destination, through: list[Any], depth: int) -> Any:
             last = resolve(to.jumps[-1], {})
         if len(to.jumps) > 1:
             last = replace(last, jumps=to.jumps[:-1])
+        last = replace(last, device=to.device)
         before = open_link(last, depth + 1)
         through.append(before)
         try:
@@ -218,9 +260,13 @@ def reach(to: Destination, through: list[Any], depth: int) -> Any:
         return ours
     try:
         plain = socket.create_connection((to.host, to.port), ANSWER_S)
-    except socket.gaierror as error:
+    except (socket.gaierror, UnicodeError) as error:  # UnicodeError: it cannot even be asked for
         hint = "give --host with an address that `ping` finds, or an alias of ~/.ssh/config"
-        raise ConnectError(f"no machine is called {to.host}: {error.strerror}", hint) from error
+        why = error.strerror if isinstance(error, OSError) else "that is no name of a machine"
+        # A board that restarts loses its name in .local for a while.
+        raise ConnectError(
+            f"no machine is called {to.host}: {why}", hint, transient=isinstance(error, OSError)
+        ) from error
     except ConnectionRefusedError as error:
         hint = "the device is up: start its SSH server (on a Raspberry Pi: sudo raspi-config nonint do_ssh 0), or give its port"
         raise ConnectError(f"nothing listens on port {to.port} of {to.host}", hint, transient=True) from error
@@ -237,9 +283,10 @@ def reach(to: Destination, through: list[Any], depth: int) -> Any:
 def shake_hands(transport: Any, to: Destination) -> None:
     """Agree on keys with the server, and refuse it unless its own is known. Raises ConnectError."""
     paramiko = library()
-    keys = known_keys(to)
+    said = _host_keys.known(to.known_hosts, to.keyed)
     options = transport.get_security_options()
-    wanted = {name for kind in keys for name in (("rsa-sha2-512", "rsa-sha2-256") if kind == "ssh-rsa" else (kind,))}
+    kinds = {key.kind for key in said.trusted if key not in said.revoked}
+    wanted = {name for kind in kinds for name in (("rsa-sha2-512", "rsa-sha2-256") if kind == "ssh-rsa" else (kind,))}
     options.key_types = sorted(options.key_types, key=lambda name: name not in wanted)
     options.ciphers = sorted(options.ciphers, key=lambda name: not name.startswith("aes128-gcm"))
     transport.banner_timeout = transport.auth_timeout = transport.channel_timeout = ANSWER_S
@@ -256,49 +303,12 @@ def shake_hands(transport: Any, to: Destination) -> None:
         why = f": {error}" if str(error) else ""
         message = f"{to.host}:{to.port} did not answer as an SSH server does{why}"
         raise ConnectError(message, f"is it the SSH server that listens on port {to.port}?", passing) from error
-    check(key, keys, to)
+    _host_keys.check(host_key(key), said, to.name, to.keyed, to.known_hosts[0])
 
 
-def known_keys(to: Destination) -> Mapping[str, Any]:
-    """The host keys that the known_hosts files have of a destination, by type; lines that cannot be read are passed over."""
-    from paramiko.hostkeys import HostKeyEntry, HostKeys, InvalidHostKey
-
-    found = HostKeys()
-    for path in to.known_hosts:
-        with contextlib.suppress(OSError):
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                with contextlib.suppress(InvalidHostKey):
-                    entry: Any = None if line.lstrip().startswith(("#", "@")) else HostKeyEntry.from_line(line)
-                    if entry:
-                        for name in entry.hostnames:
-                            found.add(name, entry.key.get_name(), entry.key)
-    return dict(found.lookup(to.keyed) or {})
-
-
-def check(key: Any, known: Mapping[str, Any], to: Destination) -> None:
-    """Refuse a host key that is not the known one. Raises ConnectError with its fingerprint and what accepts it."""
-    kind = key.get_name()
-    if kind in known and known[kind] == key:
-        return
-    file = to.known_hosts[0]
-    shown = f"{kind.removeprefix('ssh-').upper()} {fingerprint(key)}"
-    accept = f"echo {shlex.quote(f'{to.keyed} {kind} {key.get_base64()}')} >> {shlex.quote(str(file))}"
-    if not known:
-        raise ConnectError(
-            f"the host key of {to.name} is unknown: {shown}",
-            f"compare it with what the device itself shows (ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub there), then: {accept}",
-        )
-    before = ", ".join(f"{name.removeprefix('ssh-').upper()} {fingerprint(one)}" for name, one in known.items())
-    raise ConnectError(
-        f"the host key of {to.name} has changed: it is now {shown}, known is {before}",
-        "somebody may stand between, or the device was set up anew; if you know that it was: "
-        f"ssh-keygen -f {shlex.quote(str(file))} -R {shlex.quote(to.keyed)} && {accept}",
-    )
-
-
-def fingerprint(key: Any) -> str:
-    """A host key's fingerprint as ssh-keygen -l shows it."""
-    return "SHA256:" + base64.b64encode(hashlib.sha256(key.asbytes()).digest()).decode().rstrip("=")
+def host_key(key: Any) -> HostKey:
+    """A key of paramiko's."""
+    return HostKey(key.get_name(), key.asbytes())
 
 
 def log_in(transport: Any, to: Destination) -> None:
@@ -311,13 +321,13 @@ def log_in(transport: Any, to: Destination) -> None:
             if not allowed:
                 return
         if allowed and not {"password", "keyboard-interactive"}.isdisjoint(allowed):
-            secret = ask(f"{to.label}'s password: ", to.label)
+            secret = ask(f"{to.label}'s password", to.account, to)
             if secret is not None:
                 allowed = attempt(transport.auth_password, to.user, secret)
                 if allowed:
-                    SECRETS.pop(to.label, None)
+                    SECRETS.pop(to.account, None)
         if allowed:
-            hint = f"name a key with --identity, or let yours in: ssh-copy-id -p {to.port} {to.user}@{to.host}"
+            hint = f"let your key in: ssh-copy-id -p {to.port} {to.user}@{to.host}; or {NAME_KEY}"
             raise ConnectError(f"{to.host} does not let {to.user} in (it takes: {', '.join(sorted(allowed))})", hint)
     except (paramiko.SSHException, EOFError, OSError) as error:
         raise ConnectError(f"{to.host} hung up while {to.user} logged in: {error}", "", transient=True) from error
@@ -331,7 +341,7 @@ def attempt(method: Callable[..., Any], *args: Any) -> set[str]:
     except paramiko.BadAuthenticationType as error:
         return set(error.allowed_types) or {"nothing else"}
     except paramiko.AuthenticationException as error:
-        if not args[1:] or "hung up" in str(error):
+        if not args[1:] or GONE.search(str(error)):
             raise
         return {"publickey", "password"}
 
@@ -340,28 +350,27 @@ def keys_for(to: Destination) -> Iterator[Any]:
     """The user's keys, best first; one that is locked by a passphrase is unlocked only when it was chosen."""
     paramiko = library()
     for path in to.identities:
-        yield from load(path, asked=True)
+        yield from load(path, to, asked=True)
     if to.chosen_only:
         return
-    with contextlib.suppress(paramiko.SSHException):  # an agent that cannot be talked to is none
-        yield from paramiko.Agent().get_keys()
+    # An agent that cannot be talked to is none.
+    with contextlib.suppress(paramiko.SSHException), contextlib.closing(paramiko.Agent()) as agent:
+        yield from agent.get_keys()
     if not to.identities:
         for name in KEY_NAMES:
-            yield from load(Path.home() / ".ssh" / name, asked=False)
+            yield from load(Path.home() / ".ssh" / name, to, asked=False)
 
 
-def load(path: Path, asked: bool) -> Iterator[Any]:
+def load(path: Path, to: Destination, asked: bool) -> Iterator[Any]:
     """The private key in a file; nothing when the file is not there or its passphrase is not known."""
     paramiko = library()
     try:
         yield paramiko.PKey.from_path(path)
     except FileNotFoundError:
         if asked:
-            raise ConnectError(
-                f"there is no key {path.name}", "name a private key with --identity, or mend ~/.ssh/config"
-            ) from None
+            raise ConnectError(f"there is no key {path.name}", NAME_KEY) from None
     except (paramiko.PasswordRequiredException, TypeError):
-        secret = ask(f"passphrase of {path}: ", str(path)) if asked else None
+        secret = ask(f"passphrase of {path}", str(path), to) if asked else None
         if secret is not None:
             try:
                 yield paramiko.PKey.from_path(path, secret.encode())
@@ -372,16 +381,15 @@ def load(path: Path, asked: bool) -> Iterator[Any]:
                 ) from error
     except (paramiko.SSHException, ValueError, OSError) as error:
         if asked:
-            raise ConnectError(
-                f"{path.name} is no private key that can be read: {error}", "name another with --identity"
-            ) from error
+            raise ConnectError(f"{path.name} is no private key that can be read: {error}", NAME_KEY) from error
 
 
-def ask(prompt: str, name: str) -> str | None:
-    """A secret that the user types, once for each `name`; None where there is no terminal to ask at."""
+def ask(what: str, name: str, to: Destination) -> str | None:
+    """A secret that the user types, once for each `name`; None where there is nobody to ask. Several devices are told apart."""
     with ASKING:
         if name not in SECRETS:
-            if not (sys.stdin and sys.stdin.isatty()) or os.environ.get("CI"):
+            told = prompt.secret(f"{what} ({to.device}): " if to.device else f"{what}: ")
+            if told is None:
                 return None
-            SECRETS[name] = getpass.getpass(prompt)
+            SECRETS[name] = told
         return SECRETS[name]

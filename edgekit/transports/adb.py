@@ -6,6 +6,7 @@ Wire format of the shell: AOSP, packages/modules/adb, shell_protocol.h.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shlex
 import signal
@@ -20,10 +21,11 @@ from typing import BinaryIO
 
 from edgekit.errors import ConnectError, DeviceError, EdgekitError, TransportClosed, TransportTimeout
 from edgekit.transports import Channel, _adb, printable
-from edgekit.transports._remote import COMMAND_S, FedChannel, RemoteTransport
+from edgekit.transports._remote import COMMAND_S, GROUP, FedChannel, RemoteTransport
 from edgekit.types import Device
 
 GOODBYE_S = 2.0
+LOOK_S = 1.0  # for the server to take a connection, and to answer
 PLACE = "/data/local/tmp/edgekit"  # the one folder of stock Android where this user may write and run programs
 STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN = range(5)
 PACKET_BYTES = 64 << 10
@@ -51,6 +53,22 @@ class ShellStream:
         kind, size = struct.unpack("<BI", _adb.exactly(self.file, 5))
         return kind, _adb.exactly(self.file, size)
 
+    def give_up_after(self, seconds: float) -> None:
+        """How long the other side may take nothing of what is sent, where that has no deadline otherwise."""
+        whole = int(seconds)
+        limit = struct.pack("@ll", whole, int((seconds - whole) * 1e6))
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+    def hang_up(self, seconds: float) -> None:
+        """Tell the program that its stdin has ended, unless that takes longer; never raises."""
+        if self.writing.acquire(timeout=seconds):
+            try:
+                with contextlib.suppress(OSError):
+                    self.give_up_after(seconds)
+                    self.socket.sendall(struct.pack("<BI", CLOSE_STDIN, 0))
+            finally:
+                self.writing.release()
+
     def cut(self) -> None:
         """End it; a reader in another thread wakes up."""
         with contextlib.suppress(OSError):
@@ -64,32 +82,24 @@ class ShellStream:
 
 
 class AdbChannel(FedChannel):
-    """The pipes of a program on the device, through its shell service. Its first line on stderr is its process group."""
+    """The pipes of a program on the device, through its shell service."""
 
     def __init__(self, transport: Adb, stream: ShellStream) -> None:
         super().__init__()
         self.transport = transport
         self.stream = stream
-        self.group = b""
         self.stream.socket.settimeout(None)  # for reading, deadlines are those of read_line
-        stalled = struct.pack("@ll", int(_adb.STALL_S), 0)
-        self.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, stalled)
+        self.stream.give_up_after(_adb.STALL_S)
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
 
     def _read(self) -> None:
-        start = b""
         ending = "is out of reach: the link to the device was cut"
         try:
             while True:
                 kind, data = self.stream.receive()
                 if kind == STDOUT:
                     self.feed(data)
-                elif kind == STDERR and not self.group:
-                    start += data
-                    if b"\n" in start:
-                        self.group, _, rest = start.partition(b"\n")
-                        self.feed_error(rest)
                 elif kind == STDERR:
                     self.feed_error(data)
                 elif kind == EXIT:
@@ -111,8 +121,7 @@ class AdbChannel(FedChannel):
             raise self.closed() from error
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self.stream.send(CLOSE_STDIN)
+        self.stream.hang_up(GOODBYE_S)
         self.reader.join(GOODBYE_S)
         if self.reader.is_alive() and self.group.isdigit():
             with contextlib.suppress(DeviceError):
@@ -132,12 +141,13 @@ class Adb(RemoteTransport):
         try:
             self._open()
         except DeviceError as error:
-            if not error.transient:
+            if not error.transient or isinstance(error, ConnectError):  # for a device that is not ready we have waited
                 raise
             self.reconnect()
 
     def _open(self, patient: bool = False) -> None:
         self.listed = self.server.find(self.wanted, patient)
+        self.identity = f"adb {hashlib.sha256(self.listed.serial.encode()).hexdigest()[:12]}"  # serials are personal
         self.features = self.server.features(self.listed)
         if "shell_v2" not in self.features:
             raise ConnectError(
@@ -168,14 +178,14 @@ class Adb(RemoteTransport):
                 "choose the profile of its kind (android is aarch64, android-emulator x86_64), or set arch in your own",
             )
 
-    def _shell(self, command: str) -> ShellStream:
+    def _shell(self, command: str, deadline_s: float | None = None) -> ShellStream:
         # raw: pipes, not a terminal, which would mangle what is binary
-        return ShellStream(self.server.open(self.listed, f"shell,v2,raw:{command}"))
+        return ShellStream(self.server.open(self.listed, f"shell,v2,raw:{command}", deadline_s))
 
     def run(self, command: str, deadline_s: float, data: bytes = b"") -> tuple[int, bytes, bytes]:
         deadline = time.monotonic() + deadline_s
         parts: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
-        with contextlib.closing(self._shell(command)) as stream, _adb.stalls("running a command"):
+        with contextlib.closing(self._shell(command, deadline_s)) as stream, _adb.stalls("running a command"):
             sender = threading.Thread(target=feed, args=(stream, data), daemon=True)
             sender.start()
             try:
@@ -233,7 +243,7 @@ class Adb(RemoteTransport):
 
     def spawn(self, argv: Sequence[str]) -> Channel:
         # adbd makes each command the leader of a group of its own
-        command = f"echo $$ >&2; {self.in_folder(f'TMPDIR=$PWD exec {shlex.join(argv)}')}"
+        command = f"echo {GROUP.decode()}$$ >&2; {self.in_folder(f'TMPDIR=$PWD exec {shlex.join(argv)}')}"
         try:
             return AdbChannel(self, self._shell(command))
         except DeviceError as error:
@@ -267,7 +277,7 @@ def look(device: Device) -> tuple[bool, str]:
     """Whether the device is ready now, and in a few words what is lacking. No adb server is started for that."""
     wanted = wanted_of(device)
     try:
-        server = _adb.Server(start=False)
+        server = _adb.Server(start=False, answer_s=LOOK_S)
         devices = server.devices() if server.runs() else None
     except EdgekitError as error:
         return False, error.hint or error.message

@@ -9,14 +9,15 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edgekit.cache import disk_errors
 from edgekit.errors import ConnectError, DeviceError, TransportClosed, TransportTimeout, UserError
 from edgekit.transports import Channel
-from edgekit.transports._remote import COMMAND_S, FedChannel, RemoteTransport, failed
-from edgekit.transports._ssh_login import Destination, Link, library, open_link, resolve
+from edgekit.transports._remote import COMMAND_S, GROUP, FedChannel, RemoteTransport, failed
+from edgekit.transports._ssh_login import Destination, Link, host_key, library, open_link, resolve
 from edgekit.types import Device
 
 FOLDER = '"${HOME:-.}/.edgekit"'
@@ -25,11 +26,10 @@ STALL_S = 30.0  # a transfer that does not move for so long has ended
 GOODBYE_S = 2.0
 ABSENT = 44  # an exit code of our own
 LOOK_S = 2.0
-# A program's first line on stderr is its process group, by which it is ended when it does not end by itself; "-" where the
-# server makes no group for it.
-GROUP = (
+# A program is ended by its process group when it does not end by itself; "-" where the server makes no group for it.
+TELL_GROUP = (
     "read -r pid name state parent group rest < /proc/self/stat; "
-    'case $group in "$pid" | "$parent") echo "$group" >&2 ;; *) echo - >&2 ;; esac'
+    f'case $group in "$pid" | "$parent") ;; *) group=- ;; esac; echo "{GROUP.decode()}$group" >&2'
 )
 
 
@@ -42,7 +42,8 @@ class Ssh(RemoteTransport):
         if not host:
             hint = f'--host [USER@]HOST, or host = "..." under [{device.name}.connection] in your devices.toml'
             raise UserError(f"nobody said where {device.name} is", hint)
-        self.destination: Destination = resolve(host, device.connection, known_hosts)
+        to = resolve(host, device.connection, known_hosts)
+        self.destination: Destination = replace(to, device=device.name)
         self.link: Link | None = None
         try:
             self.reconnect()
@@ -54,6 +55,7 @@ class Ssh(RemoteTransport):
     def reconnect(self) -> None:
         self.close()
         self.link = open_link(self.destination)
+        self.identity = host_key(self.link.transport.get_remote_server_key()).shown
         try:
             self.open_folder(FOLDER)
         except BaseException:
@@ -170,7 +172,7 @@ class Ssh(RemoteTransport):
             raise failed(f"fetching {remote}", code, err)
 
     def spawn(self, argv: Sequence[str]) -> Channel:
-        command = f"{GROUP}; {self.in_folder(shlex.join(argv))}; exit $?"
+        command = f"{TELL_GROUP}; {self.in_folder(shlex.join(argv))}; exit $?"
         try:
             with self.mapped("starting the agent"):
                 return SshChannel(self, self.session(command, COMMAND_S))
@@ -185,7 +187,6 @@ class SshChannel(FedChannel):
         super().__init__()
         self.transport = transport
         self.channel = channel
-        self.group = b""
         self.readers = [threading.Thread(target=task, daemon=True) for task in (self._read_stdout, self._read_stderr)]
         for reader in self.readers:
             reader.start()
@@ -201,15 +202,8 @@ class SshChannel(FedChannel):
         self.finish(ending)
 
     def _read_stderr(self) -> None:
-        start = b""
         for data in patiently(self.channel.recv_stderr):
-            if self.group:
-                self.feed_error(data)
-                continue
-            start += data
-            if b"\n" in start:
-                self.group, _, rest = start.partition(b"\n")
-                self.feed_error(rest)
+            self.feed_error(data)
 
     def _ending(self) -> str:
         """How the program ended, for "the program on the device ..."."""
@@ -238,13 +232,14 @@ class SshChannel(FedChannel):
             raise self.closed() from error
 
     def close(self) -> None:
-        with contextlib.suppress(OSError, EOFError):
+        lost = (OSError, EOFError, library().SSHException)
+        with contextlib.suppress(*lost):
             self.channel.shutdown_write()
         self.readers[0].join(GOODBYE_S)
         if self.readers[0].is_alive() and self.group.isdigit():
             with contextlib.suppress(DeviceError):
                 self.transport.run(f"kill -9 -{self.group.decode()}", GOODBYE_S)
-        with contextlib.suppress(OSError, EOFError):
+        with contextlib.suppress(*lost):
             self.channel.close()
         for reader in self.readers:
             reader.join(GOODBYE_S)
@@ -290,6 +285,6 @@ def look(device: Device) -> tuple[bool, str]:
         with socket.create_connection((to.host, to.port), LOOK_S) as server:
             server.settimeout(LOOK_S)
             answers = server.recv(4) == b"SSH-"
-    except OSError as error:
-        return False, f"no answer: {error.strerror or error}"
+    except (OSError, UnicodeError) as error:
+        return False, f"no answer: {error.strerror or error if isinstance(error, OSError) else 'no such name'}"
     return (True, "answers") if answers else (False, "something else than SSH answers")

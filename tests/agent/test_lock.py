@@ -139,6 +139,23 @@ def test_many_at_once_have_it_one_after_the_other(start: Callable[..., Agent], t
     assert most == [1] * len(agents)
 
 
+def test_whoever_gets_it_clears_away_what_killed_agents_left(start: Callable[..., Agent], tmp_path: Path) -> None:
+    (tmp_path / "lent/.push-0").mkdir(parents=True)
+    left = [tmp_path / name for name in ("lent/0123456789abcdef-1.bin", f"output-{'0f' * 8}.bin")]
+    kept = [tmp_path / name for name in ("output", "output-mine.bin", "blob.bin")]
+    for path in left + kept:
+        path.touch()
+    mine, yours = start(), start()
+    assert all(path.exists() for path in left)
+    held(mine, ME)
+    assert [path.exists() for path in left + kept] == [False] * len(left) + [True] * len(kept)
+    for path in left:
+        path.touch()
+    held(yours, YOU)
+    held(mine, ME)
+    assert all(path.exists() for path in left), "they may be at work now"
+
+
 def request(folder: Path, **changes: Any) -> dict[str, Any]:
     """A prediction of a fake model."""
     (folder / "input").write_bytes(bytes(40))

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from lab.middle import Fault, Middle
 
 from edgekit import config
 from edgekit.errors import DeviceError
-from edgekit.session import Session
 from edgekit.transports.adb import Adb
 from edgekit.types import Device
 
@@ -219,18 +217,6 @@ def test_a_link_lost_while_measuring_costs_that_cell_alone_and_resume_completes_
         assert (lost["status"], lost["error"]["kind"], kept["status"]) == ("failed", "device", "ok")
         done = cells(edgekit(tmp_path, "profile", *where, "--resume", "last", "--json"))
     assert [cell["error"] for cell in done.values()] == [None, None]
-
-
-def test_connecting_and_greeting_cost_little_more_than_starting_a_child_process(
-    lab: phone.Phone, profile: dict[str, dict[str, Any]]
-) -> None:
-    over, alone = [], []
-    for _ in range(3):
-        for device, took in ((link(lab.serial).device, over), (config.device("pi4"), alone)):
-            start = time.monotonic()
-            with Session.open(device, "tflite", lambda text: None):
-                took.append(time.monotonic() - start)
-    assert min(over) < max(1.0, 2.5 * min(alone)), (over, alone)
 
 
 def test_an_x86_64_image_runs_its_own_bundle(host: dict[str, str], tmp_path: Path) -> None:

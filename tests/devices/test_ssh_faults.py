@@ -195,6 +195,36 @@ def test_a_command_that_does_not_end_is_left_at_its_deadline(reach: Callable[[],
     assert device.run("echo still here", 5)[:2] == (0, b"still here\n")
 
 
+@pytest.fixture
+def starts_with(server: sshd.Server) -> Iterator[Path]:
+    """The file that the user's shell there runs first."""
+    path = server.home / ".bashrc"
+    yield path
+    path.unlink()
+
+
+def test_a_shell_that_prints_before_every_command_is_named(reach: Callable[[], Ssh], starts_with: Path) -> None:
+    """It would stand before the content of every file that is fetched."""
+    starts_with.write_text("echo Welcome to the board\n")
+    with pytest.raises(ConnectError, match="board prints 'Welcome to the board' before") as caught:
+        reach()
+    assert ".bashrc" in caught.value.hint
+
+
+def test_a_shell_that_warns_before_every_command_disturbs_nothing(
+    reach: Callable[[], Ssh], starts_with: Path, tmp_path: Path
+) -> None:
+    starts_with.write_text("echo 'bash: warning: setlocale: LC_ALL: cannot change locale' >&2; printf '> ' >&2\n")
+    device = reach()
+    (tmp_path / "file").write_text("content")
+    device.push(tmp_path / "file", "blobs/warned")
+    channel = device.spawn(["sh", "-c", "trap '' TERM HUP INT; echo $$; while :; do sleep 1; done"])
+    pid = int(channel.read_line(10))
+    channel.close()
+    assert wait_gone(pid)
+    assert "cannot change locale" in channel.stderr_tail() and "edgekit-group" not in channel.stderr_tail()
+
+
 def test_a_folder_that_cannot_be_made_is_a_connect_error(tmp_path: Path) -> None:
     with sshd.openssh(tmp_path / "server") as server:
         pass

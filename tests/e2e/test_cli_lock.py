@@ -11,6 +11,11 @@ from pathlib import Path
 import pytest
 from harness import FAKE_DEVICE, FAKE_MODEL, Command, CommandLine, wait_gone, wait_until
 
+import edgekit as package
+from edgekit import bench, plan
+from edgekit.errors import DeviceError
+from edgekit.transports import local
+
 pytestmark = pytest.mark.timeout(90)
 PROFILE = ("profile", FAKE_MODEL, "-d", FAKE_DEVICE)
 
@@ -167,3 +172,22 @@ def test_the_lock_is_on_the_device_and_stays_there_unheld(cli: CommandLine, cold
     (lock,) = cold_cache.rglob("lock")
     assert lock.read_bytes() == b""
     assert lock.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_run_is_finished_only_on_the_device_it_was_begun_on(
+    cold_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two phones of one profile: which of them is plugged in is nowhere in the profile."""
+    monkeypatch.setattr(local.Local, "identity", "adb 1")
+    monkeypatch.chdir(tmp_path)
+    package.profile(FAKE_MODEL, FAKE_DEVICE, output=tmp_path / "out")
+    (lines,) = (tmp_path / "out").rglob("measurements.jsonl")
+    kept = lines.read_text("utf-8").splitlines(keepends=True)[0]
+    lines.write_text(kept, "utf-8")
+    again = plan.Request(str(FAKE_MODEL), str(FAKE_DEVICE), output=tmp_path / "out", resume="last")
+    monkeypatch.setattr(local.Local, "identity", "adb 2")
+    with pytest.raises(DeviceError, match="another device than before answers as fake"):
+        bench.run(again, lambda _: None)
+    assert lines.read_text("utf-8") == kept
+    monkeypatch.setattr(local.Local, "identity", "adb 1")
+    assert len(bench.run(again, lambda _: None).lines) == 2

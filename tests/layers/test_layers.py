@@ -41,7 +41,7 @@ LAYERS = (
     {"userland"},
     {"config"},
     {"plugins", "caveats", "labels", "preprocess"},
-    {"cache"},
+    {"cache", "prompt"},
     {"types"},
     {"errors"},
     {"agent"},

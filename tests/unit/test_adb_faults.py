@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from edgekit.errors import AgentError, ConnectError, DeviceError, ProtocolError,
 from edgekit.session import Session
 from edgekit.transports import _adb, adb
 from edgekit.transports._adb import Listed
-from edgekit.transports.adb import Adb
+from edgekit.transports.adb import Adb, AdbChannel
 from edgekit.types import Device
 
 NASTY = "a b'\"$(touch hacked)`touch hacked`;*\n-ä"
@@ -172,6 +173,40 @@ def test_a_server_that_does_not_start_is_told(server: FakeAdb) -> None:
     with pytest.raises(ConnectError, match="the adb server does not start"):
         Adb(device())
     assert adb.look(device()) == (False, "not looked for: no adb server runs (adb start-server)")
+
+
+def test_a_look_at_a_server_that_says_nothing_ends_in_time(
+    server: FakeAdb, middle: Middle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adb, "LOOK_S", 0.2)
+    middle.fault = Fault("stall", 0, "down", times=9)
+    start = time.monotonic()
+    assert not adb.look(device())[0]
+    assert time.monotonic() - start < _adb.SERVER_S / 2
+    assert adb.LOOK_S <= 1, "twice that is what a look may take"
+
+
+def test_another_device_that_takes_the_place_of_the_first_gets_nothing(server: FakeAdb, tmp_path: Path) -> None:
+    """Without a serial the only one there is is meant: after a lost link that may be another."""
+    phone = Adb(device())
+    (tmp_path / "file").write_text("content")
+    server.refusal = "device 'R58M1' not found"
+    answer, looks = server._answer, len(server.requests) + 2
+
+    def swapped(request: str) -> str | None:
+        if len(server.requests) > looks:
+            server.refusal, server.listing = (
+                "",
+                ONE.replace("R58M1", "R58M2").replace("transport_id:1", "transport_id:2"),
+            )
+        return answer(request)
+
+    server._answer = swapped  # type: ignore[method-assign]
+    with pytest.raises(DeviceError, match="another device than before answers as phone"):
+        phone.push(tmp_path / "file", "blobs/file")
+    assert not (tmp_path / "phone/edgekit/blobs/file").exists()
+    assert "R58M" not in phone.identity, "serials are personal"
+    assert phone.identity == Adb(device("R58M2")).identity
 
 
 def test_the_wrong_architecture_is_told_before_anything_is_sent(server: FakeAdb) -> None:
@@ -430,6 +465,32 @@ def test_a_program_that_does_not_end_by_itself_is_ended(server: FakeAdb, impatie
     pid = int(channel.read_line(10))
     channel.close()
     assert wait_gone(pid)
+
+
+def test_a_program_behind_a_server_that_is_stuck_is_let_go_of_in_time(
+    server: FakeAdb, middle: Middle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even while another thread's words do not get through: Ctrl-C waits for this."""
+    monkeypatch.setattr(adb, "GOODBYE_S", 0.2)
+    phone = Adb(device())
+    channel = phone.spawn(["sleep", "60"])
+    assert isinstance(channel, AdbChannel)
+    wait_until(lambda: channel.group.isdigit())
+    middle.fault = Fault("stall", 0, times=99)
+    writer = threading.Thread(target=lambda: fill(channel), daemon=True)
+    writer.start()
+    wait_until(channel.stream.writing.locked)
+    start = time.monotonic()
+    channel.close()
+    assert time.monotonic() - start < 5 < _adb.STALL_S
+    writer.join(5)
+    assert not writer.is_alive()
+
+
+def fill(channel: AdbChannel) -> None:
+    """Write what nobody takes."""
+    with contextlib.suppress(TransportClosed, TransportTimeout):
+        channel.write(bytes(64 << 20))
 
 
 def test_a_program_that_cannot_be_started_says_why(server: FakeAdb) -> None:

@@ -7,14 +7,15 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import FAKE_DEVICE, wait_gone, wait_until
 
 from edgekit import config, link
-from edgekit.errors import DeviceBusy
+from edgekit.errors import ConnectError, DeviceBusy, DeviceError
 from edgekit.link import Link, described, duration
-from edgekit.transports import ProcessChannel, local
+from edgekit.transports import ProcessChannel, Transport, local
 from edgekit.types import Json
 
 DEVICE = config.device(str(FAKE_DEVICE))
@@ -118,6 +119,96 @@ def test_a_beat_reaches_the_agent_and_has_no_answer(line: Link) -> None:
     os.kill(pid(live), signal.SIGKILL)
     assert wait_gone(pid(live))
     live.reassure()  # never raises
+
+
+def test_a_holder_of_our_own_that_has_not_noticed_the_cut_is_waited_for(line: Link, said: list[str]) -> None:
+    """A pulled cable: the device still believes in the last link, and it is nobody else who has the lock."""
+    line.session("fake")
+    ghost = line.holder
+    assert ghost is not None
+    line.holder = None
+    line.sessions.clear()
+    began = threading.Event()
+    line.say = lambda text: (said.append(text), began.set() if "has not noticed yet" in text else None)[0]
+    threading.Thread(target=lambda: began.wait(20) and ghost.close(), daemon=True).start()
+    line.session("fake")
+    assert any("fake has not noticed yet that the last link was cut" in text for text in said)
+    assert line.held()
+
+
+def test_a_holder_of_our_own_is_not_waited_for_without_an_end(line: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    line.session("fake")
+    ghost, line.holder = line.holder, None
+    assert ghost is not None
+    line.sessions.clear()
+    monkeypatch.setattr(link, "WAIT_S", 0.1)
+    monkeypatch.setattr(link, "ASK_S", 1.0)
+    monkeypatch.setattr(link.session, "PATIENCE_S", 0)
+    with pytest.raises(DeviceBusy, match="runs profile one on it"):
+        line.session("fake")
+    ghost.close()
+
+
+def test_another_device_under_the_same_name_is_refused(line: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local.Local, "identity", "one")
+    told = line.session("fake").greeting
+    assert link.identity_in([{"status": "failed"}, {"environment": {"greeting": told}}]) == "one"
+    line.close()
+    monkeypatch.setattr(local.Local, "identity", "two")
+    for _ in range(2):
+        with pytest.raises(DeviceError, match="another device than before answers as fake") as caught:
+            line.session("fake")
+        assert line.transport is None
+    assert "it was one and is two now" in caught.value.hint
+    monkeypatch.setattr(local.Local, "identity", "")
+    line.session("fake")
+    assert link.identity_in([]) == ""
+
+
+def test_a_device_that_was_there_is_waited_for_and_one_that_never_was_is_not(
+    line: Link, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[Exception] = [ConnectError("no answer", transient=True)]
+    real = link.session.connect
+
+    def connect(*given: Any) -> Transport:
+        if answers:
+            raise answers.pop(0)
+        return real(*given)
+
+    monkeypatch.setattr(link.session, "connect", connect)
+    monkeypatch.setattr(link, "AGAIN_S", 0.01)
+    with pytest.raises(ConnectError, match="no answer"):
+        line.session("fake")
+    line.session("fake")
+    line.close()
+    answers += [ConnectError("no answer", transient=True)] * 3
+    line.session("fake")
+    assert said.count("waiting until fake is back: no answer") == 3
+    line.close()
+    answers += [ConnectError("no answer", transient=True), ConnectError("the host key has changed")]
+    with pytest.raises(ConnectError, match="has changed"):
+        line.session("fake")
+    monkeypatch.setattr(link, "BACK_S", 0.05)
+    answers += [ConnectError("no answer", transient=True)] * 100
+    with pytest.raises(ConnectError, match="no answer"):
+        line.session("fake")
+    assert len(answers) > 80
+
+
+def test_an_ended_link_waits_for_nothing(line: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    line.session("fake")
+    line.close()
+    lost = ConnectError("no answer", transient=True)
+    monkeypatch.setattr(link.session, "connect", lambda *_: raise_(lost))
+    monkeypatch.setattr(link, "AGAIN_S", 0.01)
+    line.say = lambda text: line.cut()
+    with pytest.raises(DeviceError, match="was ended"):
+        line.session("fake")
+
+
+def raise_(error: Exception) -> Any:
+    raise error
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -248,6 +249,26 @@ def test_close_lets_go_even_when_it_is_interrupted() -> None:
     with pytest.raises(KeyboardInterrupt):
         talk.close()
     assert (channel.closed, transport.closed) == (1, 1)
+
+
+def test_a_goodbye_is_not_waited_for_as_long_as_an_answer() -> None:
+    talk, channel, _ = live({"id": 1, "ok": {}})
+    talk.close()
+    assert channel.deadlines == [pytest.approx(session.GOODBYE_S, abs=0.5)]
+    assert session.GOODBYE_S < session.GRACE_S / 2
+
+
+def test_what_is_lent_has_a_name_that_no_other_session_gives(tmp_path: Path) -> None:
+    """The process ids of containers are the same every time, and what an agent that was killed left would be taken for whole."""
+    (tmp_path / "input").write_bytes(b"1234")
+    names = []
+    for _ in range(2):
+        talk, _, transport = live()
+        names += [talk.lend(tmp_path / "input"), talk.lend(tmp_path / "input"), talk._output]
+        assert transport.pushed == names[-3:-1]
+    assert len(set(names)) == 6
+    assert re.fullmatch(r"output-[0-9a-f]{16}\.bin", names[2]), "the agent clears away what is called so"
+    assert str(os.getpid()) not in "".join(names).replace("-", ".").split(".")
 
 
 @pytest.mark.parametrize("how", [KeyboardInterrupt(), TransportTimeout("silent"), b"garbage\n"], ids=repr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import inspect
 import socket
 import subprocess
@@ -13,9 +12,11 @@ from typing import Any
 
 import paramiko
 import pytest
+from harness import wait_gone
 from lab.fake_sshd import FakeServer
 from lab.sshd import free_port, new_key
 
+from edgekit import config
 from edgekit.errors import ConnectError, DeviceError, TransportClosed, TransportTimeout, UserError
 from edgekit.transports import _ssh_login as login
 from edgekit.transports import ssh
@@ -44,13 +45,11 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A user at a terminal, who types what stands in the list; the questions are noted after it."""
     answers: list[str] = []
 
-    def answer(prompt: str) -> str:
-        answers.append(prompt)
+    def answer(question: str) -> str:
+        answers.append(question)
         return answers.pop(0)
 
-    monkeypatch.delenv("CI", raising=False)
-    monkeypatch.setattr("sys.stdin", type("Terminal", (), {"isatty": staticmethod(lambda: True)}))
-    monkeypatch.setattr(getpass, "getpass", answer)
+    monkeypatch.setattr(login.prompt, "secret", answer)
     return answers
 
 
@@ -80,7 +79,12 @@ def test_an_address_is_taken_apart(text: str, meant: tuple[str, str, int | None]
     assert login.split(text) == meant
 
 
-@pytest.mark.parametrize("text", ["", "pi@", "pi4:ssh", "-oProxyCommand=x"])
+def test_a_password_in_an_address_is_refused_before_it_is_written_anywhere() -> None:
+    with pytest.raises(UserError, match=r"is not \[USER@\]HOST"):
+        config.device("pi4", {"host": "pi:raspberry@pi4"})
+
+
+@pytest.mark.parametrize("text", ["", "pi@", "pi4:ssh", "-oProxyCommand=x", "pi:raspberry@pi4"])
 def test_what_is_no_address_is_the_users_error(text: str) -> None:
     with pytest.raises(UserError, match="no address"):
         login.split(text)
@@ -95,10 +99,39 @@ def test_an_alias_of_the_users_ssh_config_is_followed(home: Path) -> None:
     found = login.resolve("board", {})
     assert (found.host, found.user, found.port, found.jumps) == ("192.0.2.7", "pi", 2222, ("a", "b"))
     assert (found.identities, found.chosen_only, found.keyed) == ((home / ".ssh/board",), True, "the-board")
-    assert found.known_hosts[:2] == (home / ".ssh/known hosts", Path("/dev/null"))
+    assert found.known_hosts == (home / ".ssh/known hosts", home / "none")
     assert login.resolve("me@board:1", {"user": "you", "port": 3, "jump": "c"}) == login.replace(
         found, user="you", port=3, jumps=("c",)
     )
+
+
+def test_included_files_of_the_ssh_config_count_where_they_are_included(home: Path) -> None:
+    (home / ".ssh/config.d").mkdir()
+    (home / ".ssh/config.d/10-lab").write_text("Host board\n HostName 192.0.2.7\nHost other\n Port 9\n")
+    (home / ".ssh/config.d/20 more").write_text("Host board\n HostName 192.0.2.8\n User pi\n")
+    (home / ".ssh/deep").write_text("Port 2222\nInclude deep\n")  # and itself: no end
+    (home / ".ssh/config").write_text(
+        f'User nobody\ninclude config.d/10* none\nInclude="{home}/.ssh/config.d/20 more"\nIdentitiesOnly yes\n'
+        "Host board\n Include ~/.ssh/deep\n HostKeyAlias mine\nHost *\n User somebody\n"
+    )
+    found = login.resolve("board", {})
+    assert (found.host, found.user, found.port, found.key_name) == ("192.0.2.7", "nobody", 2222, "mine")
+    assert found.chosen_only, "what stands after an Include belongs to the Host before it"
+    assert (login.resolve("other", {}).port, login.resolve("third", {}).port) == (9, 22)
+
+
+def test_a_new_key_is_never_sent_to_dev_null(home: Path) -> None:
+    (home / ".ssh/config").write_text("Host *\n StrictHostKeyChecking no\n UserKnownHostsFile /dev/null\n")
+    with FakeServer(NONE) as server, pytest.raises(ConnectError, match="is unknown") as caught:
+        Ssh(device(server.port))
+    assert caught.value.hint.endswith(f">> {home}/.ssh/known_hosts")
+
+
+@pytest.mark.parametrize("host", ["pi..local", "x" * 70 + ".local"])
+def test_a_name_that_cannot_be_asked_for_is_told(host: str) -> None:
+    with pytest.raises(ConnectError, match=r"no machine is called .*no name of a machine"):
+        Ssh(device(22, host=host))
+    assert ssh.look(device(22, host=host)) == (False, "no answer: no such name")
 
 
 def test_a_private_list_of_host_keys_leaves_the_users_files_alone(home: Path) -> None:
@@ -147,7 +180,7 @@ def test_a_changed_host_is_refused_until_the_user_says_so(home: Path) -> None:
         (home / ".ssh/known_hosts").write_text(f"[127.0.0.1]:{server.port} {other.get_name()} {other.get_base64()}\n")
         with pytest.raises(ConnectError, match="has changed: it is now ECDSA") as caught:
             Ssh(device(server.port))
-        assert login.fingerprint(other) in caught.value.message
+        assert login.host_key(other).shown in caught.value.message
         subprocess.run(["sh", "-c", caught.value.hint.partition("was: ")[2]], check=True, capture_output=True)
         Ssh(device(server.port)).close()
 
@@ -166,6 +199,39 @@ def test_hashed_names_are_known(home: Path) -> None:
         subprocess.run(["ssh-keygen", "-q", "-H", "-f", home / ".ssh/known_hosts"], check=True, capture_output=True)
         assert "127.0.0.1" not in (home / ".ssh/known_hosts").read_text()
         Ssh(device(server.port)).close()
+
+
+def test_a_revoked_key_is_refused_though_it_is_known(home: Path) -> None:
+    with FakeServer(NONE) as server:
+        kind, data = server.known_host.split()[1:]
+        (home / ".ssh/known_hosts").write_text(f"{server.known_host}@revoked * {kind} {data}\n")
+        with pytest.raises(ConnectError, match="is revoked: ECDSA"):
+            Ssh(device(server.port))
+
+
+def test_a_host_may_have_an_old_key_and_a_new_one(home: Path) -> None:
+    """Of one kind, and in any order: two boards by turns at one address."""
+    with FakeServer(NONE) as server:
+        other = paramiko.ECDSAKey.generate()
+        line = f"[127.0.0.1]:{server.port} {other.get_name()} {other.get_base64()}\n"
+        for text in (line + server.known_host, server.known_host + line):
+            (home / ".ssh/known_hosts").write_text(text)
+            Ssh(device(server.port)).close()
+
+
+def test_damaged_lines_of_known_hosts_are_passed_over(home: Path) -> None:
+    with FakeServer(NONE) as server:
+        damage = "x ssh-ed25519 AAAA\n127.0.0.1 ssh-rsa AAAAB3NzaC1yc2E=\nx\n"
+        (home / ".ssh/known_hosts").write_text(damage + server.known_host)
+        Ssh(device(server.port)).close()
+
+
+def test_a_link_knows_its_device_by_its_host_key(home: Path) -> None:
+    with FakeServer(NONE) as server:
+        known(server, home)
+        link = Ssh(device(server.port))
+        assert link.identity == login.host_key(server.key).shown
+        link.close()
 
 
 # ---- keys and passwords ----
@@ -204,7 +270,35 @@ def test_a_password_is_asked_for_once_and_again_when_it_was_wrong(home: Path, ty
             Ssh(device(server.port))
         for _ in range(2):
             Ssh(device(server.port)).close()
-        assert typed == [f"pi@127.0.0.1:{server.port}'s password: "] * 2
+        assert typed == [f"pi@127.0.0.1:{server.port}'s password (board): "] * 2
+
+
+def test_the_same_address_behind_another_jump_is_asked_for_another_password(typed: list[str]) -> None:
+    typed += ["one", "two"]
+    far = [login.resolve("pi@192.0.2.7", {"jump": jump}) for jump in ("gate-a", "gate-b", "gate-a")]
+    assert [login.ask("password", to.account, to) for to in far] == ["one", "two", "one"]
+
+
+def test_a_server_that_is_silent_at_the_log_in_is_given_up_after_one_key(home: Path) -> None:
+    class Silent:
+        """paramiko's link to a server that stopped answering."""
+
+        tries = 0
+
+        def auth_none(self, user: str) -> list[str]:
+            raise paramiko.BadAuthenticationType("", ["publickey", "password"])
+
+        def auth_publickey(self, user: str, key: Any) -> list[str]:
+            self.tries += 1
+            raise paramiko.AuthenticationException("Authentication timeout.")
+
+    for name in login.KEY_NAMES:
+        new_key(home / ".ssh" / name)
+    silent = Silent()
+    with pytest.raises(ConnectError, match="hung up while pi logged in") as caught:
+        login.log_in(silent, login.resolve("pi@board", {}))
+    assert caught.value.transient
+    assert silent.tries == 1
 
 
 def test_without_a_terminal_nothing_is_asked(home: Path) -> None:
@@ -212,7 +306,7 @@ def test_without_a_terminal_nothing_is_asked(home: Path) -> None:
         known(server, home)
         with pytest.raises(ConnectError, match="it takes: password, publickey") as caught:
             Ssh(device(server.port))
-        assert "--identity" in caught.value.hint
+        assert "ssh-copy-id" in caught.value.hint and "identity = " in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -286,6 +380,15 @@ def test_a_proxy_command_that_fails_is_a_connect_error(home: Path) -> None:
     (home / ".ssh/config").write_text("Host a\n ProxyCommand false\n")
     with pytest.raises(ConnectError, match="did not answer as an SSH server does"):
         Ssh(device(22, host="a"))
+
+
+def test_a_proxy_command_that_does_not_want_to_end_is_ended(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(login, "GOODBYE_S", 0.1)
+    (home / "stubborn").write_text(f"trap '' TERM; echo $$ > {home}/pid; exec <&- >&-; while :; do sleep 0.1; done")
+    (home / ".ssh/config").write_text(f"Host a\n ProxyCommand sh {home}/stubborn\n")
+    with pytest.raises(ConnectError):
+        Ssh(device(22, host="a"))
+    assert wait_gone(int((home / "pid").read_text()))
 
 
 def test_every_exception_of_paramiko_becomes_an_error_of_the_device(home: Path) -> None:

@@ -1,5 +1,4 @@
-"""Bench: a push over adb beside `adb push`, by turns in one run; a second push; connecting and greeting; a whole run
-beside the same one in a child process.
+"""Bench: a push over adb beside `adb push`, by turns in one run; a second push; connecting and greeting.
 
 .venv/bin/python tools/bench/push_adb.py [--rounds 5] [--megabytes 100]
 """
@@ -15,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from side_by_side import by_turns, pushes, seconds, show
+from side_by_side import pushes
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -27,7 +26,6 @@ from edgekit.transports.adb import Adb  # noqa: E402
 from edgekit.types import Device  # noqa: E402
 
 GREET_LIMIT_S = 1.0
-RUN_LIMIT = 1.15
 
 
 def compare(link: Adb, folder: Path, rounds: int, megabytes: int) -> bool:
@@ -62,22 +60,6 @@ def greet(device: Device, rounds: int) -> bool:
     return median <= GREET_LIMIT_S
 
 
-def runs(serial: str, folder: Path, rounds: int) -> bool:
-    """The main job over adb, beside the same job on the emulated board that is a child process."""
-
-    def profile(*device: str) -> float:
-        argv = [sys.executable, "-m", "edgekit", "profile", "--quiet", "--output", str(folder), "--device", *device]
-        effort = ["--launches", "3", "--calls", "10", "--max-seconds", "60"]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return seconds(lambda: subprocess.run([*argv, *effort], check=True, capture_output=True, env=environment))
-
-    over, alone = ("android", "--serial", serial), ("pi4",)
-    profile(*over)
-    profile(*alone)
-    figures = by_turns(rounds, adb=lambda: profile(*over), child_process=lambda: profile(*alone))
-    return show("a profile of digits_cnn, six cells", figures, "s", RUN_LIMIT) <= RUN_LIMIT
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
@@ -89,7 +71,6 @@ def main() -> int:
             os.environ.update(environment)
             device = Device("android", "", "aarch64", "adb", ("tflite",), {"serial": one.serial})
             kept = [compare(Adb(device), folder, chosen.rounds, chosen.megabytes), greet(device, chosen.rounds)]
-            kept.append(runs(one.serial, folder, min(3, chosen.rounds)))
     return 0 if all(kept) else 1
 
 
