@@ -38,6 +38,7 @@ PLACES = {
     "--serial": ("ID", "which of the Android devices of `adb devices`"),
     "--port": ("TTY", "the serial line, or socket://HOST:PORT; with --host its port"),
     "--baud": ("N", "of the serial line (default: the profile's, else 115200)"),
+    "--login": ("USER", "who to log in as on a serial line (default: the profile's, else root)"),
 }
 ACTIONS = ("list", "show", "add")
 
@@ -57,8 +58,8 @@ def asked_for(device: str | None) -> tuple[str | None, ...]:
 
 def connection(args: argparse.Namespace) -> dict[str, Any]:
     """What those options say, as keys of [connection]. Raises UserError."""
-    found: dict[str, Any] = {key: value for key in ("host", "serial") if (value := getattr(args, key))}
-    if args.port and args.port.isdigit():
+    found: dict[str, Any] = {key: value for key in ("host", "serial", "login") if (value := getattr(args, key))}
+    if args.port and args.port.isdecimal():
         if not args.host:
             raise UserError(
                 f"--port {args.port} is a number, and goes with --host", "a serial line is a path: --port /dev/ttyUSB0"
@@ -67,7 +68,7 @@ def connection(args: argparse.Namespace) -> dict[str, Any]:
     elif args.port:
         found["tty"] = args.port
     if args.baud:
-        if not args.baud.isdigit():
+        if not args.baud.isdecimal():
             raise UserError(f"--baud {args.baud} is not a whole number", "the usual one is 115200")
         found["baud"] = int(args.baud)
     return found

@@ -52,6 +52,7 @@ AT_LEAST_1 = (
     "emulation.frequency_khz",
     "limits.threads",
 )
+AT_MOST = {"connection.port": 65535, "connection.baud": 4_000_000}  # the fastest that Linux names
 MACHINES = tuple(arch for arch in ARCHS if arch != "host")
 # transport -> the architectures it reaches; the others reach all
 REACHES = {
@@ -185,11 +186,18 @@ def read(path: Path) -> Device:
 def combine(name: str, layers: list[Layer]) -> Device:
     """The device that the layers describe, each over the one before it. Raises UserError with file, line and key."""
     data: dict[str, Any] = {}
+    told_with_host = False  # the port, as HOST:PORT: it is of no other host
     for one in layers:
         check_table(one, "", one.data)
         given = dict(one.data)
         if "connection" in given:
             given["connection"] = apart(one, given["connection"])
+            if "host" in given["connection"]:
+                if told_with_host:
+                    del data["connection"]["port"]
+                told_with_host = "port" in given["connection"] and "port" not in one.data["connection"]
+            elif "port" in given["connection"]:
+                told_with_host = False
         way = data.get("transport")
         changed = moved(one, way, given) if way else None
         data = merged(data, given)
@@ -254,6 +262,8 @@ def apart(one: Layer, connection: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(message, "an IPv6 address stands in brackets: pi@[fe80::1]:22")
     user, v6, host, port = found.groups()
     told = {"user": user, "port": int(port) if port else None}
+    if port:
+        check_table(one, "connection", {"port": told["port"]})
     return {**{key: value for key, value in told.items() if value}, **connection, "host": v6 or host}
 
 
@@ -308,6 +318,9 @@ def check_table(one: Layer, table: str, data: Mapping[str, Any]) -> None:
             )
         if full in AT_LEAST_1 and value < 1:
             raise UserError(f"{where}: '{full}' must be at least 1, not {value}", "_reference.toml shows every key")
+        if full in AT_MOST and value > AT_MOST[full]:
+            message = f"{where}: '{full}' must be at most {AT_MOST[full]}, not {value}"
+            raise UserError(message, "_reference.toml shows every key")
         if isinstance(value, dict):
             check_table(one, full, value)
         if isinstance(value, list) and not (value and all(isinstance(item, str) for item in value)):

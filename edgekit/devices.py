@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import queue
+import threading
+import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as Late
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ CORES = {
     "0xd82": "Cortex-X4",
 }  # fmt: skip
 ARM = "0x41"
+EMULATOR = "emulator-"  # how adb calls Android's emulators
 
 
 @dataclass(frozen=True)
@@ -55,16 +58,27 @@ def look(device: Device) -> Look:
 
 
 def look_at_all(devices: Sequence[Device]) -> list[Look]:
-    """Look at all of them at the same time."""
-    pool = ThreadPoolExecutor(max_workers=max(1, len(devices)))
-    looks = [pool.submit(look, device) for device in devices]
-    found = []
-    for one in looks:
+    """Look at all of them at the same time. Raises what a look raises that is no error of its device."""
+    answers: queue.SimpleQueue[tuple[int, Look | Exception]] = queue.SimpleQueue()
+
+    def ask(place: int, device: Device) -> None:
         try:
-            found.append(one.result(LOOK_S))
-        except Late:
-            found.append(Look(False, "no answer"))
-    pool.shutdown(wait=False, cancel_futures=True)
+            answers.put((place, look(device)))
+        except Exception as error:
+            answers.put((place, error))
+
+    for place, device in enumerate(devices):
+        threading.Thread(target=ask, args=(place, device), daemon=True).start()  # nobody waits for it in the end
+    found = [Look(False, "no answer")] * len(devices)
+    deadline = time.monotonic() + LOOK_S
+    for _ in devices:
+        try:
+            place, answer = answers.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            break
+        if isinstance(answer, Exception):
+            raise answer
+        found[place] = answer
     return found
 
 
@@ -115,11 +129,16 @@ def add(name: str, connection: Mapping[str, Any], say: Callable[[str], None]) ->
     places = [transport for transport, key in config.PLACES.items() if key in connection and transport != "mcu"]
     if len(places) != 1:
         raise UserError("a new device has one place", "--host pi@192.0.2.7, --serial ID (adb), or --port /dev/ttyUSB0")
+    if str(connection.get("serial", "")).startswith("transport:"):
+        raise UserError("a transport id is another device's tomorrow", "give the serial that `adb devices` shows")
     about = asked(name, places[0], connection, say)
     place = config.user_file()
     before = place.read_text(encoding="utf-8") if place.is_file() else ""
-    text = before + ("\n" if before and not before.endswith("\n\n") else "") + section(name, about)
-    write_text(place, text)
+    new = section(name, about)
+    config.combine(
+        name, [config.Layer(place, new, tomllib.loads(new)[name], name)]
+    )  # what could not be read stays unwritten
+    write_text(place, before + ("\n" if before and not before.endswith("\n\n") else "") + new)
     return config.device(name), place
 
 
@@ -139,16 +158,23 @@ def asked(name: str, transport: str, connection: Mapping[str, Any], say: Callabl
         system = line.session(runtimes[0]).greeting["system"]
     cpu = cores_of(system)
     memory = f"{system['memory_bytes'] / 1e9:.1f} GB" if system.get("memory_bytes") else ""
+    emulator = str(connection.get("serial", "")).startswith(EMULATOR)
     return {
-        "description": (system.get("model") or f"{cpu}, {memory}")[:60],
+        "description": plain(system.get("model") or ", ".join(part for part in (cpu, memory) if part) or name)[:60],
         "arch": arch,
         "transport": transport,
         "runtimes": runtimes,
         "optional_runtimes": [runtime for runtime in every if runtime not in runtimes],
         "connection": dict(device.connection),
-        "hardware": {"soc": system.get("soc", ""), "cpu": cpu, "memory": memory},
+        "hardware": {"soc": plain(system.get("soc") or ""), "cpu": plain(cpu), "memory": memory},
         "limits": {"threads": int(system["cores"])} if system.get("cores") else {},
+        "emulation": {"model": "Android emulator"} if emulator else {},  # no figure of it is a phone's
     }
+
+
+def plain(text: str) -> str:
+    """A device's words as they may be shown on a terminal, at once or from a file."""
+    return printable(text.encode("utf-8", "replace"))
 
 
 def machine_of(device: Device, say: Callable[[str], None]) -> str:

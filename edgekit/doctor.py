@@ -152,10 +152,11 @@ def check_device(device: Device, say: Callable[[str], None]) -> Iterator[Finding
             begun = time.monotonic()
             transport = line.connect()
             yield Finding("link", True, f"{devices.way(device)}, connected in {time.monotonic() - begun:.1f} s")
-            if not transport.seamless:
+            if device.transport in LINKS:
                 yield check_shell(device, transport)
             live = line.session(device.runtimes[0])
-            yield from check_system(device, live)
+            remote = [name for name in device.runtimes if getattr(plugins.load("runtime", name), "REMOTE", False)]
+            yield from check_bridge(live) if remote else check_system(live)
             line.drop(live)
         except EdgekitError as error:
             yield Finding(f"{device.name} answers", False, error.message, first_line(error.hint) or LOOK_FURTHER)
@@ -170,10 +171,16 @@ def check_shell(device: Device, transport: Transport) -> Finding:
     arch = devices.MACHINES.get(machine)
     # A 64-bit kernel runs a 32-bit userland, whose programs we bring along, too.
     fits = arch == device.arch or (machine, device.arch) == ("aarch64", "armv7")
-    return Finding("shell", fits, f"{machine}, the profile says {device.arch}", f'arch = "{arch}" in its profile')
+    mend = f'arch = "{arch}" in its profile' if arch else f"another system there: {', '.join(devices.MACHINES)}"
+    return Finding("shell", fits, f"{machine}, the profile says {device.arch}", mend)
 
 
-def check_system(device: Device, live: session.Session) -> Iterator[Finding]:
+def check_bridge(live: session.Session) -> Iterator[Finding]:
+    """The agent where it runs beside the device, of which it knows nothing."""
+    yield Finding("agent", True, f"Python {live.greeting['python']}, on this side of the link")
+
+
+def check_system(live: session.Session) -> Iterator[Finding]:
     """What the agent says of its device."""
     system, state = live.greeting["system"], live.call("hello", {}, HELLO_S)["state"]
     where = system.get("model") or f"{system['machine']}, {system['cores']} cores"

@@ -8,6 +8,7 @@ import io
 import json
 import marshal
 import secrets
+import sys
 import threading
 import time
 import zipfile
@@ -19,7 +20,7 @@ from typing import Any
 
 from edgekit import plugins, userland
 from edgekit.agent import protocol
-from edgekit.cache import cache_dir, content_sha256, fetch, is_file
+from edgekit.cache import cache_dir, content_sha256, digest, fetch, is_file, source_sha256
 from edgekit.errors import (
     AgentError,
     ConnectError,
@@ -63,19 +64,21 @@ def agent_archive() -> bytes:
 
 
 def agent_file() -> Path:
-    """The agent archive in the cache, named by its hash."""
-    data = agent_archive()
-    sha = hashlib.sha256(data).hexdigest()[:12]
-    name = f"edgekit-agent-{sha}.pyz"
+    """The agent archive in the cache, named by its hash; compiled once for each source and each Python."""
+
+    def name_of(data: bytes) -> str:
+        return f"edgekit-agent-{hashlib.sha256(data).hexdigest()[:12]}.pyz"
 
     def make(folder: Path) -> None:
-        (folder / name).write_bytes(data)
+        data = agent_archive()
+        (folder / name_of(data)).write_bytes(data)
 
     def read(folder: Path) -> Path | None:
-        path = folder / name
-        return path if is_file(path) and path.read_bytes() == data else None
+        found = [path for path in folder.glob("*.pyz") if is_file(path) and path.name == name_of(path.read_bytes())]
+        return found[0] if len(found) == 1 else None
 
-    return fetch(cache_dir() / "agents" / sha, make, read, "agent", None)
+    key = digest([source_sha256(AGENT), sys.version])
+    return fetch(cache_dir() / "agents" / key[:16], make, read, "agent", None)
 
 
 class Session:
@@ -286,4 +289,4 @@ def greet(channel: Channel) -> Json:
 
 def agent_key() -> str:
     """The agent's short name in a run's record: the hash that also names its archive."""
-    return agent_file().parent.name
+    return agent_file().stem.rpartition("-")[2]

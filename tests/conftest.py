@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import hypothesis
 import pytest
 from harness import FAKE_MODEL, CommandLine, wait_gone
 
+# Hundreds of Pythons are started, and each would compile edgekit anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 HEAVY_MARKS = ("runtimes", "emulated", "hardware")
 
 hypothesis.settings.register_profile("edgekit", database=None, deadline=None, max_examples=60)

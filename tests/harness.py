@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import secrets
@@ -155,12 +156,18 @@ def wait_until(condition: Callable[[], Any]) -> Any:
     return found
 
 
+@functools.cache
+def archive_once() -> bytes:
+    """The agent's archive, made once for all tests of this process."""
+    return session.agent_archive()
+
+
 class Agent:
     """The pushed archive as a process, spoken to by its pipes: what a device runs, without the host's session around it."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         archive = folder / "agent.pyz"
-        archive.write_bytes(session.agent_archive())
+        archive.write_bytes(archive_once())
         self.stderr = (folder / "stderr").open("w+b")
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(archive), *options],

@@ -1,9 +1,10 @@
 """The device's end of a serial console, typed into a shell there by edgekit/transports/serial.py: it serves one host until it goes.
 
-    R -> A    a request and its answer: JSON, compressed; one at a time. `Console.do_*` are the requests
-    D         a file's bytes, compressed, to the host or from it; an empty one ends a file to the host
+    R -> A    a request and its answer: JSON, compressed; one at a time, both with its number. `Console.do_*` are the requests
+    D         a file's bytes, compressed, to the host (with the number of the request) or from it; an empty one ends it
     F         the file that comes cannot be written: why, as JSON
     I         stdin of a program, an empty one closes it;    O, E its stdout and stderr;    X how it ended, as JSON
+    K         end a program
 
 The terminal is raw meanwhile. A second process does nothing but wait to put it back, whatever happens to the first.
 Standard library only, Python 3.9.
@@ -117,6 +118,7 @@ class Console:
         self.link = link
         self.messages = frames.Messages()
         self.out = b""
+        self.asked = 0  # the number of the last request
         self.programs = {}
         self.incoming = None
         self.outgoing = None
@@ -134,12 +136,16 @@ class Console:
         """Until the host says bye, or is silent for `gone_s`, or `orphaned` says that nobody would put the terminal back."""
         try:
             while not self.link.bye and not orphaned():
-                if time.monotonic() - self.link.heard > gone_s:
-                    return
                 self.turn()
+                if time.monotonic() - self.link.heard > gone_s and not self.unread():
+                    return
         finally:
             for program in self.programs.values():
                 program.kill()
+
+    def unread(self):
+        """Whether more of what the host said waits, as it does after a request that took long."""
+        return bool(select.select([self.terminal], [], [], 0)[0])
 
     def turn(self):
         """Wait for something to do, and do it."""
@@ -195,20 +201,21 @@ class Console:
 
     def read_file(self):
         """The next bytes of the file that the host wants."""
-        stream, pack = self.outgoing
+        stream, pack, number = self.outgoing
         data = stream.read(8192)
         packed = pack.compress(data) if data else pack.flush()
         if packed:
-            self.send(b"D", 0, packed)
+            self.send(b"D", number, packed)
         if not data:
             stream.close()
             self.outgoing = None
-            self.send(b"D")
+            self.send(b"D", number)
 
     def take(self, kind, channel, payload):
         """One message of the host."""
         if kind == b"R":
-            self.tell(b"A", 0, self.answer(json.loads(zlib.decompress(payload))))
+            self.asked = channel
+            self.tell(b"A", channel, self.answer(json.loads(zlib.decompress(payload))))
         elif kind == b"D" and self.incoming and not self.broken:
             try:
                 self.incoming.write(payload)
@@ -221,6 +228,8 @@ class Console:
                 program.waiting += payload
                 program.closing = not payload
                 program.feed()
+        elif kind == b"K" and channel in self.programs:
+            self.programs[channel].kill()
 
     def answer(self, request):
         """The answer to a request."""
@@ -307,7 +316,7 @@ class Console:
     def do_get(self, path):
         """Send a file; returns its size."""
         stream = open(path, "rb")  # noqa: SIM115
-        self.outgoing = stream, zlib.compressobj(6)
+        self.outgoing = stream, zlib.compressobj(6), self.asked
         return os.fstat(stream.fileno()).st_size
 
     def do_spawn(self, argv):
@@ -315,11 +324,6 @@ class Console:
         number = next(n for n in range(1, 256) if n not in self.programs)
         self.programs[number] = Program(argv)
         return number
-
-    def do_kill(self, program):
-        """End a program; how it ended comes as X."""
-        if program in self.programs:
-            self.programs[program].kill()
 
 
 def copy(source, target, mode):

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import queue
+import re
 import select
 import threading
 import time
@@ -21,10 +22,15 @@ from edgekit.transports._remote import REMEDIES, FedChannel
 
 GONE_S = 30.0  # without a frame of the device; it answers every three seconds
 REQUEST_S = 120.0
+END_S = 2.0  # for a program to end when its stdin does
 LEAVE_S = 4.0  # for the device to put its terminal back
 AHEAD_BYTES = 32768  # what waits for the line before more of a file is read
 PIECE_BYTES = 8192
 TELL_S = 5.0
+NUMBERS = 256  # of requests, over and over
+# A device that starts anew takes every byte for a key that stops its boot loader.
+RESET = re.compile(rb"U-Boot (SPL )?20\d\d|stop autoboot|Booting Linux on physical CPU")
+RESET_BYTES = 40
 
 
 class SerialChannel(FedChannel):
@@ -34,6 +40,7 @@ class SerialChannel(FedChannel):
         super().__init__()
         self.console = console
         self.number = number
+        self.claimed = False  # by whoever started the program, which may have ended before
         self.ended = threading.Event()
 
     def finish(self, ending: str) -> None:
@@ -50,9 +57,9 @@ class SerialChannel(FedChannel):
         with contextlib.suppress(DeviceError):
             if not self.ended.is_set():
                 self.console.send(b"I", self.number)
-            if not self.ended.wait(2):
-                self.console.request("kill", program=self.number)
-                self.ended.wait(2)
+            if not self.ended.wait(END_S):
+                self.console.send(b"K", self.number)  # no request: somebody may be sending a file for half an hour
+                self.ended.wait(END_S)
 
 
 class Console:
@@ -66,11 +73,16 @@ class Console:
         self.state = threading.Condition()  # guards link, error and channels; told of every progress
         self.error: DeviceError | None = None
         self.channels: dict[int, SerialChannel] = {}
-        self.answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.pieces: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self.asked = 0  # the number of the last request; an answer to one that was given up is not taken for another's
+        self.answers: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+        self.pieces: queue.SimpleQueue[tuple[int, bytes | None]] = queue.SimpleQueue()
         self.failure: str | None = None  # why the file that is being sent cannot be written there
+        self.text = b""  # the last bytes that came
         self.leaving = False
+        self.closing = threading.Lock()
+        self.closed = False
         self.wake_read, self.wake_write = os.pipe()
+        os.set_blocking(self.wake_write, False)
         self.thread = threading.Thread(target=self._serve, daemon=True, name=f"console {port.name}")
         self.thread.start()
 
@@ -80,18 +92,22 @@ class Console:
             if self.error:
                 raise self.error
             self.link.send(frames.message(kind, channel, payload))
-        os.write(self.wake_write, b"\0")
+            self._wake()
 
     def request(self, op: str, **args: Any) -> Any:
         """A request and its answer. Raises DeviceError."""
         with self.turn:
-            self.send(b"R", 0, zlib.compress(json.dumps({"op": op, **args}).encode("ascii")))
-            try:
-                answer = self.answers.get(timeout=REQUEST_S)
-            except queue.Empty:
-                raise TransportTimeout(f"the device did not answer '{op}' for {REQUEST_S:g} s", "", True) from None
-            if answer is None:
-                raise self.ended()
+            self.asked = (self.asked + 1) % NUMBERS
+            self.send(b"R", self.asked, zlib.compress(json.dumps({"op": op, **args}).encode("ascii")))
+            deadline, number = time.monotonic() + REQUEST_S, -1
+            answer: Any = None
+            while number != self.asked:
+                try:
+                    number, answer = self.answers.get(timeout=max(0.0, deadline - time.monotonic()))
+                except queue.Empty:
+                    raise TransportTimeout(f"the device did not answer '{op}' for {REQUEST_S:g} s", "", True) from None
+                if answer is None:
+                    raise self.ended()
             if "error" in answer:
                 raise refusal(answer["error"])
             return answer["ok"]
@@ -114,16 +130,18 @@ class Console:
                 raise refusal(self.failure) if self.failure else error from None
 
     def download(self) -> Iterator[bytes]:
-        """The bytes of a file that was asked for. Raises DeviceError."""
+        """The bytes of the file that was asked for last. Raises DeviceError."""
         with self.turn:
-            unpack = zlib.decompressobj()
+            unpack, wanted = zlib.decompressobj(), self.asked
             while True:
                 try:
-                    data = self.pieces.get(timeout=GONE_S + 5)
+                    number, data = self.pieces.get(timeout=GONE_S + 5)
                 except queue.Empty:
                     raise TransportTimeout("the device stopped sending a file", "", True) from None
                 if data is None:
                     raise self.ended()
+                if number != wanted:  # of a file that nobody waits for any more
+                    continue
                 if not data:
                     return
                 yield unpack.decompress(data)
@@ -133,7 +151,11 @@ class Console:
         with self.turn:
             number = self.request("spawn", argv=argv)
             with self.state:
-                return self._channel(number)
+                channel = self._channel(number)
+                channel.claimed = True
+                if channel.ended.is_set():
+                    del self.channels[number]
+                return channel
 
     def ended(self) -> DeviceError:
         """The error that ended the link."""
@@ -145,15 +167,24 @@ class Console:
         return self.error is None
 
     def close(self) -> None:
-        """Let go of the device, which then puts its terminal back; never raises."""
-        with self.state:
-            self.state.wait_for(lambda: self.error or self.link.backlog == 0, LEAVE_S)
-            self.leaving = True
-        os.write(self.wake_write, b"\0")
-        self.thread.join()
-        self.port.close()
-        for handle in (self.wake_read, self.wake_write):
-            os.close(handle)
+        """Let go of the device, which then puts its terminal back; never raises, may be called again."""
+        with self.closing:
+            if self.closed:
+                return
+            with self.state:
+                self.state.wait_for(lambda: self.error or self.link.backlog == 0, LEAVE_S)
+                self.leaving = True
+                self._wake()
+            self.thread.join()
+            self.port.close()
+            for handle in (self.wake_read, self.wake_write):
+                os.close(handle)
+            self.closed = True
+
+    def _wake(self) -> None:
+        """Tell the thread that there is something to do. It has been told already when the pipe is full."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self.wake_write, b"\0")
 
     def _send_packed(self, data: bytes) -> None:
         if data:
@@ -182,6 +213,7 @@ class Console:
                     self._plug_in_again(error)
                     out = b""
             self._leave(out)
+            self._end(TransportClosed("the console was given back"))
         except EdgekitError as error:
             self._end(error if isinstance(error, DeviceError) else TransportClosed(error.message, error.hint))
         except Exception as error:  # what would otherwise be waited for for ever
@@ -219,13 +251,16 @@ class Console:
                 raise DeviceError(f"the device speaks nonsense: {error}") from error
             for kind, channel, payload in found:
                 self._sort(kind, channel, payload)
+        self.text = self.text[-RESET_BYTES:] + data
+        if RESET.search(self.text):
+            raise DeviceError("the device was reset", "was its power cut, or did its watchdog bite?", True)
 
     def _sort(self, kind: bytes, channel: int, payload: bytes) -> None:
         """One message to whom it is for."""
         if kind == b"A":
-            self.answers.put(json.loads(zlib.decompress(payload)))
+            self.answers.put((channel, json.loads(zlib.decompress(payload))))
         elif kind == b"D":
-            self.pieces.put(payload)
+            self.pieces.put((channel, payload))
         elif kind == b"F":
             self.failure = json.loads(zlib.decompress(payload))["error"]
         elif kind == b"O":
@@ -235,8 +270,10 @@ class Console:
         elif kind == b"X":
             code = json.loads(zlib.decompress(payload))["code"]
             how = "ended" if code is None else f"was killed (signal {-code})" if code < 0 else f"ended with code {code}"
-            self._channel(channel).finish(how)
-            del self.channels[channel]
+            program = self._channel(channel)
+            program.finish(how)
+            if program.claimed:
+                del self.channels[channel]
 
     def _plug_in_again(self, error: TransportClosed) -> None:
         """Open a port that went away anew: the device waits for us a while, and the link goes on where it was."""
@@ -256,8 +293,8 @@ class Console:
             for channel in self.channels.values():
                 channel.finish(f"is out of reach: {error.message}")
             self.channels.clear()
-        self.answers.put(None)
-        self.pieces.put(None)
+        self.answers.put((0, None))
+        self.pieces.put((0, None))
 
     def _leave(self, out: bytes) -> None:
         """Say bye until the device does."""

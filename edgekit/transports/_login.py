@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import re
 import secrets
-import sys
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from edgekit import prompt
 from edgekit.agent import frames
-from edgekit.errors import ConnectError, EdgekitError
+from edgekit.errors import ConnectError, DeviceError, EdgekitError
 from edgekit.transports._port import Port
 
 AGENT = Path(frames.__file__).parent
@@ -22,6 +24,10 @@ ANSWER_S = 20.0  # for a shell, while nothing comes
 BOOT_S = 120.0  # for a shell, while the device still says something new
 HOST_GONE_S = 20.0  # without a word of us the device puts its terminal back; we speak every three seconds
 QUIET_S = 0.4  # of silence: the other side waits for us
+FIRST_S = 1.1  # of silence before the first key: boot loaders count down in seconds, and any key stops them
+NUDGE_S = 1.5  # of silence before another
+LOGIN_S = 6.0  # the same after a name or a password: small boards take their time with these
+ECHO_S = 2.0
 PIECE_BYTES = 256  # of the program that is sent before there are frames
 LINE_BYTES = 1000  # what the line editors of small shells take
 TRIES = 4
@@ -30,13 +36,17 @@ COLOURS = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[=>78]")
 WRAPPED = re.compile(rb"(.)\r\1")  # how readline goes on to the next line of the screen
 SPACE = re.compile(rb"[\x00-\x20]")
 OURS = re.compile(rb"~[adnpb][^~]{8,}~|<\d+>$", re.DOTALL)  # frames, or our first program that waits for the second
-LOGIN = re.compile(rb"[\w.-]*\s*login: *$", re.IGNORECASE)
+LOGIN = re.compile(rb"[\w.-]*\s*(?<!last )(?<!failed )login: *$", re.IGNORECASE)
 PASSWORD = re.compile(rb"password[^\n]{0,40}: *$", re.IGNORECASE)
+EXPIRED = re.compile(rb"(new|current)\)?[^\n]{0,20} password[^\n]{0,10}: *$", re.IGNORECASE)
+COUNTDOWN = re.compile(rb"(autoboot|executed automatically)[^\n]*$", re.IGNORECASE)
 REFUSED = re.compile(rb"login incorrect|authentication failure|permission denied", re.IGNORECASE)
 NO_SHELL = re.compile(rb"(^|\n)(=> *|U-Boot> *|grub> *|>>> *|mysql> *)$")
 PROBE = b' echo edge""kit-$((6*7))\r'
 PROBED = re.compile(rb"edgekit-42")
-WAITS = re.compile(rb"(?m)[#$] $|login: $|password: $|^edgekit-42", re.IGNORECASE)  # surely for us
+WAITS = re.compile(
+    rb"(?m)[#$] $|(?<!last )(?<!failed )login: $|password: $|^edgekit-42", re.IGNORECASE
+)  # surely for us
 # Python may be on the device, or in a userland that was sent before: the first that has all the device's end imports.
 MODULES = "contextlib,fcntl,hashlib,json,select,shutil,signal,subprocess,termios,tty,zlib"
 FIND = (
@@ -109,7 +119,9 @@ class Dialogue:
     def __init__(self, port: Port, user: str) -> None:
         self.port = port
         self.user = user
+        self.logged_in = False  # by us, who then leave no shell behind
         self.text = b""  # since the last thing typed, without colours
+        self.typed = b""
 
     def listen(self, seconds: float, enough: Callable[[bytes], object]) -> tuple[bool, bool]:
         """Read until nothing comes for a moment, or it is `enough`, for so long at the most.
@@ -129,7 +141,7 @@ class Dialogue:
 
     def say(self, data: bytes) -> None:
         """Type something; what came before it is forgotten."""
-        self.text = b""
+        self.text, self.typed = b"", data
         self.port.type(data)
 
     def enter(self, line: bytes) -> None:
@@ -140,7 +152,7 @@ class Dialogue:
 
         for _ in range(TRIES):
             self.say(line)
-            self.listen(2.0, arrived)
+            self.listen(ECHO_S, arrived)
             if arrived(self.text):
                 break
             self.port.type(b"\x15")  # forget the line
@@ -159,41 +171,55 @@ class Dialogue:
             self.text += self.port.wait(left)
         return found
 
-    def shell(self) -> bool:
-        """Get to a shell; whether that took a login. Raises ConnectError."""
-        logged_in, asked, probes = False, 0, 0
+    def shell(self) -> None:
+        """Get to a shell, by a login where one is asked for. Raises ConnectError."""
+        names = passwords = probes = 0
+        ends: Counter[bytes] = Counter()  # the last lines of what came, after which nothing did
+        nudges = [b"\r", b"\r", 2 * frames.frame(b"B", 0, 0) + b"\x15\r", b"\r"]
         started = heard = time.monotonic()
-        nudges = [b"\r", 2 * frames.frame(b"B", 0, 0) + b"\x15\r", b"\r"]
-        self.say(b"\r")
+        wait = FIRST_S
         while True:
-            came, quiet = self.listen(2.0, WAITS.search)
-            if came:
-                heard = time.monotonic()
+            came, quiet = self.listen(max(wait, QUIET_S), WAITS.search)
             now, tail = time.monotonic(), self.text[-200:]
+            if came:
+                heard = now
             if PROBED.search(self.text):
-                return logged_in
-            if REFUSED.search(self.text) and asked:
+                return
+            asks = PASSWORD.search(tail) or LOGIN.search(tail)
+            if asks and ((names and REFUSED.search(self.text)) or max(names, passwords) > TRIES):
                 raise ConnectError(
                     f"{self.user} may not log in on {self.port.name}",
                     f"mend login, or the password in {PASSWORD_VARIABLE}",
                 )
+            if EXPIRED.search(tail):
+                message = f"{self.port.name} wants {self.user} to have a new password"
+                raise ConnectError(message, "log in there once by hand and choose one")
             if PASSWORD.search(tail):
-                self.say(self.password() + b"\r")
-            elif LOGIN.search(tail):
-                if asked >= TRIES:
-                    raise ConnectError(f"{self.user} may not log in on {self.port.name}", "is the login right?")
-                asked, logged_in = asked + 1, True
+                passwords, wait = passwords + 1, LOGIN_S
+                # The first may be for a name that somebody else has typed and left.
+                self.say((self.password() if names or passwords > 1 else b"") + b"\r")
+                now = started = heard = time.monotonic()  # who was asked may have thought for long
+            elif asks:
+                names, wait, self.logged_in = names + 1, LOGIN_S, True
                 self.say(self.user.encode() + b"\r")
             elif OURS.search(self.text):
                 self.say(2 * frames.frame(b"B", 0, 0) + b"\x15\r")  # somebody who is gone has left it behind
-            elif tail.strip() and came and quiet:
-                if NO_SHELL.search(tail) or probes >= TRIES:
-                    shown = tail.strip().splitlines()[-1][:60].decode("utf-8", "replace")
+            elif COUNTDOWN.search(tail):
+                pass
+            elif came and quiet and tail.strip() not in (b"", self.typed.strip()):
+                end = tail.strip().splitlines()[-1]
+                ends[end] += 1
+                if NO_SHELL.search(tail) or ends[end] > TRIES or (strange(tail) and probes >= TRIES):
+                    shown = end[:60].decode("utf-8", "replace")
                     raise ConnectError(f"what answers on {self.port.name} is no shell: {shown!r}", self.advice(tail))
-                probes += 1
+                probes, wait = probes + 1, NUDGE_S
                 self.say(b"\x15" + PROBE)
-            elif nudges and now - heard > 1.5:
+            elif nudges and now - heard >= wait:
                 self.say(nudges.pop(0))
+                wait = NUDGE_S
+            if now - started > BOOT_S and tail.strip():
+                message = f"there was no shell on {self.port.name} within {BOOT_S:g} s"
+                raise ConnectError(f"{message}, but: {self.last_words()}", self.advice(tail), True)
             if now - heard > ANSWER_S or now - started > BOOT_S:
                 raise ConnectError(
                     f"nothing answers on {self.port.name} at {self.port.baud} baud",
@@ -201,10 +227,15 @@ class Dialogue:
                     True,
                 )
 
+    def log_out(self) -> None:
+        """Leave no shell behind that was not there before; never raises."""
+        if self.logged_in:
+            with contextlib.suppress(DeviceError):
+                self.port.type(b"\x15exit\r")
+
     def advice(self, tail: bytes) -> str:
         """What may be wrong with a console that speaks in tongues."""
-        strange = sum(byte >= 0x80 or (byte < 0x20 and byte not in b"\r\n\t\x07\x08") for byte in tail)
-        if strange > len(tail) / 4:
+        if strange(tail):
             return f"that looks like another speed than {self.port.baud} baud: --baud"
         return "leave the boot loader or the program that runs there, and have a shell or a login on this console"
 
@@ -212,11 +243,10 @@ class Dialogue:
         """The user's password. Raises ConnectError where nobody can be asked."""
         if PASSWORD_VARIABLE in os.environ:
             return os.environ[PASSWORD_VARIABLE].encode()
-        if not sys.stdin.isatty():
+        typed = prompt.secret(f"Password of {self.user} on {self.port.name}: ")
+        if typed is None:
             raise ConnectError(f"{self.port.name} asks for the password of {self.user}", f"set {PASSWORD_VARIABLE}")
-        import getpass
-
-        return getpass.getpass(f"Password of {self.user} on {self.port.name}: ").encode()
+        return typed.encode()
 
     def python(self, root: str) -> str:
         """The command that starts a Python there. Raises ConnectError when there is none."""
@@ -263,14 +293,24 @@ class Dialogue:
         return "".join(mark if mark.isprintable() else "?" for mark in lines[-1])[-100:] if lines else "it said nothing"
 
 
+def strange(text: bytes) -> bool:
+    """Whether much of a text is none."""
+    odd = sum(byte >= 0x80 or (byte < 0x20 and byte not in b"\r\n\t\x07\x08") for byte in text)
+    return odd > len(text) / 4
+
+
 def open_console(port: Port, user: str, root: str) -> int:
     """From whatever is at the other end to our program; returns the session of the link. Raises ConnectError."""
-    for left in reversed(range(TRIES)):
-        try:
-            dialogue = Dialogue(port, user)
-            logged_in = dialogue.shell()
-            return dialogue.start(dialogue.python(root), logged_in)
-        except EdgekitError as error:
-            if not left or not getattr(error, "transient", False):
-                raise
+    dialogue = Dialogue(port, user)
+    try:
+        for left in reversed(range(TRIES)):
+            dialogue.shell()
+            try:
+                return dialogue.start(dialogue.python(root), dialogue.logged_in)
+            except EdgekitError as error:
+                if not left or not getattr(error, "transient", False):
+                    raise
+    except BaseException:
+        dialogue.log_out()
+        raise
     raise AssertionError("unreachable")

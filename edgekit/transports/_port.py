@@ -11,12 +11,15 @@ import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 from edgekit.errors import ConnectError, EdgekitError, SetupError, TransportClosed, UserError
 from edgekit.types import Device
 
 BAUD = 115200
 READ_BYTES = 65536
+CONNECT_S = 5.0
+STUCK_S = 10.0  # without a byte taken
 BUSY = (errno.EBUSY, errno.EAGAIN, errno.EWOULDBLOCK)
 
 
@@ -29,46 +32,13 @@ class Port:
         if "://" in name and not name.startswith("socket://"):
             raise UserError(f"'{name}' is no serial port", "/dev/ttyUSB0, or socket://HOST:PORT")
         self.line: Any = None
-        self.socket: socket.socket | None = None
         self.open()
 
     def open(self) -> None:
-        """Open it, anew too. Raises ConnectError or SetupError."""
-        try:
-            import serial
-        except ModuleNotFoundError as error:
-            raise SetupError("serial ports need the package pyserial", "pip install 'edgekit[serial]'") from error
-
+        """Open it, anew too. Raises ConnectError, UserError or SetupError."""
         self.close()
-        only = {} if "://" in self.name else {"exclusive": True}
-        try:
-            self.line = serial.serial_for_url(self.name, baudrate=self.baud, timeout=0, **only)
-        except serial.SerialException as error:
-            raise self.refused(error) from error
-        except ValueError as error:
-            raise UserError(f"{self.name} cannot be opened at {self.baud} baud: {error}", "--baud 115200") from error
-        os.set_blocking(self.line.fileno(), False)
-        self.socket = socket.socket(fileno=os.dup(self.line.fileno())) if "://" in self.name else None
-
-    def refused(self, error: OSError) -> ConnectError:
-        """Why it cannot be opened, and what to do."""
-        number = error.errno
-        if "://" in self.name:
-            return ConnectError(
-                f"nothing listens at {self.name}", "start what stands for the port there, or mend the address", True
-            )
-        if number == errno.ENOENT:
-            ports = ", ".join(str(path) for path in present()) or "none"
-            return ConnectError(
-                f"there is no {self.name}", f"plug the adapter in; the serial ports here: {ports}", True
-            )
-        if number in (errno.EACCES, errno.EPERM):
-            group = Path(self.name).group() if Path(self.name).exists() else "dialout"
-            hint = f"sudo usermod -aG {group} $USER, then log in again"
-            return ConnectError(f"this user may not open {self.name}", hint)
-        if number in BUSY:
-            return ConnectError(f"another program has {self.name} open", "close it: fuser -v PORT names it", True)
-        return ConnectError(f"{self.name} cannot be opened: {os.strerror(number) if number else error}")
+        self.line = connected(self.name) if "://" in self.name else opened(self.name, self.baud)
+        os.set_blocking(self.fileno(), False)
 
     def __enter__(self) -> Port:
         return self
@@ -79,7 +49,9 @@ class Port:
         self.close()
 
     def fileno(self) -> int:
-        """For select."""
+        """For select. Raises TransportClosed when the port is gone."""
+        if self.line is None:
+            raise self.gone()
         return int(self.line.fileno())
 
     def read(self) -> bytes:
@@ -88,13 +60,13 @@ class Port:
             data = os.read(self.fileno(), READ_BYTES)
         except BlockingIOError:
             return b""
-        except (OSError, AttributeError) as error:
+        except OSError as error:
             raise self.gone() from error
         if not data:
             raise self.gone()
-        if self.socket:
+        if isinstance(self.line, socket.socket):
             # The other side may hold back what it has until we acknowledge (Nagle), and we that for 40 ms.
-            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            self.line.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         return data
 
     def write(self, data: bytes) -> int:
@@ -103,7 +75,7 @@ class Port:
             return os.write(self.fileno(), data)
         except BlockingIOError:
             return 0
-        except (OSError, AttributeError) as error:
+        except OSError as error:
             raise self.gone() from error
 
     def gone(self) -> TransportClosed:
@@ -117,9 +89,10 @@ class Port:
         return self.read()
 
     def put(self, data: bytes) -> None:
-        """Write all."""
+        """Write all. Raises ConnectError when nothing is taken for a while."""
         while data:
-            select.select([], [self.fileno()], [], 1.0)
+            if not select.select([], [self.fileno()], [], STUCK_S)[1]:
+                raise ConnectError(f"{self.name} takes no data", "is what stands behind it stuck?", True)
             data = data[self.write(data) :]
 
     def type(self, data: bytes) -> None:
@@ -130,13 +103,53 @@ class Port:
 
     def close(self) -> None:
         """Let go of it; never raises."""
-        if self.socket:
-            self.socket.close()
-            self.socket = None
         if self.line is not None:
             with contextlib.suppress(Exception):
                 self.line.close()
             self.line = None
+
+
+def connected(name: str) -> socket.socket:
+    """A connection to socket://HOST:PORT. Raises ConnectError or UserError."""
+    try:
+        parts = urlsplit(name)
+        host, port = parts.hostname or "", parts.port or 0
+    except ValueError:
+        host, port = "", 0
+    if not host or not port:
+        raise UserError(f"'{name}' is no serial port", "/dev/ttyUSB0, or socket://HOST:PORT")
+    try:
+        return socket.create_connection((host, port), CONNECT_S)
+    except OSError as error:
+        hint = "start what stands for the port there, or mend the address"
+        raise ConnectError(f"nothing listens at {name}", hint, True) from error
+
+
+def opened(name: str, baud: int) -> Any:
+    """A line of this machine, for us alone. Raises ConnectError, UserError or SetupError."""
+    try:
+        import serial
+    except ModuleNotFoundError as error:
+        raise SetupError("serial ports need the package pyserial", "pip install 'edgekit[serial]'") from error
+    try:
+        return serial.Serial(name, baudrate=baud, timeout=0, exclusive=True)
+    except serial.SerialException as error:
+        raise refused(name, error.errno or 0, str(error)) from error
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{name} cannot be opened at {baud} baud: {error}", "--baud 115200") from error
+
+
+def refused(name: str, number: int, words: str = "") -> ConnectError:
+    """Why a line cannot be opened, from the number of an OSError, and what to do."""
+    if number == errno.ENOENT:
+        ports = ", ".join(str(path) for path in present()) or "none"
+        return ConnectError(f"there is no {name}", f"plug the adapter in; the serial ports here: {ports}", True)
+    if number in (errno.EACCES, errno.EPERM):
+        group = Path(name).group() if Path(name).exists() else "dialout"
+        return ConnectError(f"this user may not open {name}", f"sudo usermod -aG {group} $USER, then log in again")
+    if number in BUSY:
+        return ConnectError(f"another program has {name} open", f"close it: fuser -v {name} names it", True)
+    return ConnectError(f"{name} cannot be opened: {os.strerror(number) if number else words}")
 
 
 def present() -> list[Path]:
@@ -154,11 +167,18 @@ def place_of(device: Device, example: str = "/dev/ttyUSB0") -> tuple[str, int]:
 
 
 def look(device: Device) -> tuple[bool, str]:
-    """Whether its port can be opened now, and in a few words what is lacking. Nothing is sent."""
+    """Whether its port is there and may be used, and in a few words what is lacking.
+
+    A line of this machine is not opened: that would set its speed, and reset many a microcontroller.
+    """
     if not device.connection.get("tty"):
         return False, "lacks a port: --port, or devices.toml"
+    name, baud = place_of(device)
     try:
-        Port(*place_of(device)).close()
+        if "://" in name:
+            Port(name, baud).close()
+        elif not os.access(name, os.R_OK | os.W_OK):
+            raise refused(name, errno.EACCES if os.path.lexists(name) else errno.ENOENT)
     except EdgekitError as error:
         return False, error.message
     return True, "its port is there; not asked who is on it"

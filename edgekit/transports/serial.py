@@ -110,7 +110,8 @@ class Serial(Transport):
         except TransportClosed:
             raise
         except DeviceError as error:
-            raise ConnectError(f"cannot start {Path(argv[0]).name}: {error.message}", error.hint) from error
+            message = f"cannot start {Path(argv[0]).name}: {error.message}"
+            raise ConnectError(message, error.hint, error.transient) from error
 
     def close(self) -> None:
         self.console.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 import tempfile
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgekit import plugins
+from edgekit.cache import disk_errors
 from edgekit.transports import Channel, Transport
 from edgekit.types import Device
 from edgekit.userland import vm
@@ -23,16 +25,16 @@ class VirtualMachine(Transport):
         super().__init__(device)
         assert device.emulation is not None
         about = device.emulation
-        self.machine = vm.boot(image, int(about["memory_mb"]), int(about["cores"]), str(about["cpu"]))
-        self.folder = tempfile.TemporaryDirectory(prefix="edgekit-")
-        try:
-            known_hosts = Path(self.folder.name) / "known_hosts"
-            known_hosts.write_text(f"[127.0.0.1]:{self.machine.ssh_port} {image.host_key}\n", encoding="ascii")
+        with contextlib.ExitStack() as made:
+            with disk_errors("temporary files"):
+                folder = Path(made.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-")))
+            size = int(about["memory_mb"]), int(about["cores"])
+            self.machine = made.enter_context(vm.boot(image, *size, str(about["cpu"])))
+            known_hosts = folder / "known_hosts"
+            with disk_errors("temporary files"):
+                known_hosts.write_text(f"[127.0.0.1]:{self.machine.ssh_port} {image.host_key}\n", encoding="ascii")
             self.link: Transport = plugins.load("transport", "ssh").Ssh(self._inside(), known_hosts)
-        except BaseException:
-            self.machine.stop()
-            self.folder.cleanup()
-            raise
+            self.made = made.pop_all()
 
     def _inside(self) -> Device:
         """The machine as a device that SSH reaches."""
@@ -52,8 +54,7 @@ class VirtualMachine(Transport):
 
     def close(self) -> None:
         self.link.close()
-        self.machine.stop()
-        self.folder.cleanup()
+        self.made.close()
 
 
 def connect(device: Device, image: Path | None) -> VirtualMachine:

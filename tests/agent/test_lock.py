@@ -119,7 +119,7 @@ def test_a_place_that_cannot_be_locked_is_an_error(start: Callable[..., Agent], 
 
 
 def test_many_at_once_have_it_one_after_the_other(start: Callable[..., Agent], tmp_path: Path) -> None:
-    agents = [start() for _ in range(6)]
+    agents = [start() for _ in range(4)]
     inside: list[int] = []
     most: list[int] = []
 
@@ -181,12 +181,11 @@ def test_without_a_word_of_the_host_the_work_ends_too(start: Callable[..., Agent
 
 
 def test_a_word_now_and_then_is_enough_and_has_no_answer(start: Callable[..., Agent], tmp_path: Path) -> None:
-    agent = start("--patience", "1")
+    agent = start("--patience", "0.6")
     agent.send(request(tmp_path, fault="hang"))
-    wait_until(agent.children)
-    for _ in range(8):
+    for _ in range(10):
         agent.send({"alive": True})
-        time.sleep(0.25)
+        time.sleep(0.1)
     assert agent.process.poll() is None
     assert agent.children()
 

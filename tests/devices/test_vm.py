@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 from harness import ROOT, wait_gone
+from lab.answers import answers, questions
 
-from edgekit import config, convert, data, session, sources
+from edgekit import config, session
 from edgekit.errors import ConnectError, DeviceError, SetupError, UserError
 from edgekit.transports.vm import VirtualMachine
-from edgekit.types import Artifact, Device
+from edgekit.types import Device
 from edgekit.userland import vm, vm_image
 
 PROFILE = (ROOT / "device_profiles" / "pi4-vm.toml").read_text("utf-8")
@@ -279,6 +280,28 @@ def test_it_boots_without_privileges(image: vm.Image, tmp_path_factory: pytest.T
 
 
 @pytest.mark.emulated
+def test_where_the_kernel_forbids_namespaces_the_others_say_so_and_this_tier_goes_on(image: vm.Image) -> None:
+    script = (
+        "import pathlib, pytest\n"
+        "from lab import namespace\n"
+        "from edgekit.userland import vm\n"
+        "try: namespace.require()\n"
+        "except pytest.skip.Exception as skipped: print(skipped)\n"
+        f"with vm.boot(vm.Image(pathlib.Path({str(image.folder)!r})), 256) as machine: print('up', machine.running)\n"
+    )
+    python = [sys.executable, "-c", script]
+    argv = ["unshare", "-Ur", "sh", "-c", 'echo 0 >/proc/sys/user/max_user_namespaces && exec "$@"', "sh", *python]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    if subprocess.run(["unshare", "-Ur", "true"], capture_output=True).returncode:
+        argv = python  # it does so here already
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=180, env=environment)
+    assert done.returncode == 0, done.stderr
+    reason, up = done.stdout.splitlines()
+    assert reason.startswith("this kernel forbids a device in a user namespace (") and "test_vm.py" in reason
+    assert up == "up True"
+
+
+@pytest.mark.emulated
 def test_a_vm_that_does_not_come_up_says_why(image: vm.Image) -> None:
     with pytest.raises(ConnectError, match="the VM ended while it started") as caught:
         vm.boot(image, 1024, cpu="cortex-z99")
@@ -325,47 +348,19 @@ def test_all_six_cells_by_the_kernels_own_figures(tmp_path: Path) -> None:
         assert cell["accuracy"]["correct"] > 0.9 * 60
 
 
-def answer(live: session.Session, artifact: Artifact, inputs: Path, folder: Path) -> bytes:
-    """The bytes that come out on a device for the bytes that go in."""
-    place = folder / "answer.bin"
-    request = {
-        "runtime": "",
-        "model": live.push(artifact.path),
-        "threads": 1,
-        "libraries": live.libraries,
-        "input": live.push(inputs),
-        "emulated": False,
-    }
-    runtime = {"tflite": "tflite", "onnx": "onnxruntime", "executorch": "executorch"}[artifact.format]
-    live.fetch("predict", {**request, "runtime": runtime}, 120, place)
-    return place.read_bytes()
-
-
 @pytest.mark.emulated
 @pytest.mark.runtimes
 @pytest.mark.parametrize("runtime", ["tflite", "onnxruntime", "executorch"])
 def test_outputs_are_those_of_the_emulated_board_bit_by_bit(
     board: VirtualMachine, tmp_path: Path, runtime: str
 ) -> None:
-    model = sources.load("digits_cnn")
-    inputs = data.load(model)
-    format_ = {"onnxruntime": "onnx"}.get(runtime, runtime)
-    answers: dict[str, list[bytes]] = {"vm": [], "emulator": []}
-    files = []
-    for precision in ("fp32", "int8"):
-        artifact = convert.artifact(model, format_, precision)
-        places = data.order(artifact.inputs, model.inputs)
-        xs, layouts = [inputs.x[p][:20] for p in places], [model.inputs[p].layout for p in places]
-        files.append((artifact, tmp_path / f"{precision}.bin"))
-        files[-1][1].write_bytes(data.encode(xs, artifact.inputs, layouts))
+    asked = questions(runtime, tmp_path)
     with session.Session.open(config.device("pi4"), runtime, silent) as live:
-        answers["emulator"] = [answer(live, artifact, raw, tmp_path) for artifact, raw in files]
+        emulator = answers(live, runtime, asked, tmp_path)
     live = session.Session.over(board, board.device, runtime, silent)
     live.owns_transport = False
     with live:
-        answers["vm"] = [answer(live, artifact, raw, tmp_path) for artifact, raw in files]
-    assert len(answers["vm"][0]) == 20 * 10 * 4
-    assert answers["vm"] == answers["emulator"]
+        assert answers(live, runtime, asked, tmp_path) == emulator
 
 
 @pytest.mark.emulated

@@ -46,8 +46,7 @@ def board(place: Path, folder: Path) -> dict[str, Path]:
 @contextlib.contextmanager
 def phone(folder: Path, arch: str = "aarch64", scratch: dict[str, int] | None = None) -> Iterator[Phone]:
     """A device with adbd as its first program, under uid 2000 where the host's user may hand out users."""
-    obstacle = namespace.obstacle()
-    assert not obstacle, obstacle
+    namespace.require()
     place, port = folder / "android", free_port()
     shutil.copytree(adbd.root(arch), place, symlinks=True)
     seen = board(place, folder) if arch == "aarch64" else {"/sys": Path("/sys")}

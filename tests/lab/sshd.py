@@ -184,8 +184,7 @@ def dropbear_key(path: Path) -> str:
 @contextlib.contextmanager
 def pi(folder: Path, disk_bytes: int = 0) -> Iterator[Server]:
     """A Raspberry Pi 4 with nothing but busybox and dropbear; its home is `folder`/home, or a disk of so many bytes."""
-    obstacle = namespace.obstacle()
-    assert not obstacle, obstacle
+    namespace.require()
     assert os.geteuid() == 0, "dropbear changes users, so the namespace needs several: run this test as root"
     root, port, home = pi_root(), free_port(), folder / "home"
     (home / ".ssh").mkdir(parents=True)

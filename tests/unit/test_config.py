@@ -306,6 +306,15 @@ def test_the_command_line_goes_before_the_users_file(mine: Callable[[str], None]
     assert (device.transport, device.emulated, device.connection["tty"]) == ("serial", False, "/dev/ttyUSB0")
 
 
+def test_a_port_that_stands_with_a_host_is_no_other_hosts(mine: Callable[[str], None]) -> None:
+    mine('[pi4.connection]\nhost = "pi@cellar:2222"\n')
+    assert config.device("pi4").connection["port"] == 2222
+    assert dict(config.device("pi4", {"host": "attic"}).connection) == {"host": "attic", "user": "pi"}
+    assert config.device("pi4", {"host": "attic:23"}).connection["port"] == 23
+    mine('[pi4.connection]\nhost = "pi@cellar"\nport = 2222\n')  # one that stands by itself is the profile's
+    assert config.device("pi4", {"host": "attic"}).connection["port"] == 2222
+
+
 def test_a_device_of_the_users_own(mine: Callable[[str], None]) -> None:
     mine(
         '[my-board]\ndescription = "mine"\narch = "aarch64"\ntransport = "ssh"\nruntimes = ["tflite"]\nconnection.host = "board"\n'
@@ -357,6 +366,11 @@ def test_a_mistake_on_the_command_line_is_named_as_such() -> None:
         config.device("pi4", {"host": "a b"})
     with pytest.raises(UserError, match="the command line: a device reached by 'local' takes no 'host'"):
         config.device("local", {"host": "board"})
+    for host in ({"host": "board", "port": 65536}, {"host": "board:65536"}):
+        with pytest.raises(UserError, match=r"the command line: 'connection\.port' must be at most 65535, not 65536"):
+            config.device("pi4", host)
+    with pytest.raises(UserError, match=r"'connection\.baud' must be at most 4000000"):
+        config.device("serial-linux", {"tty": "x", "baud": 99999999999})
 
 
 def test_of_a_connection_a_run_keeps_nothing_that_lies_on_this_machine_alone() -> None:

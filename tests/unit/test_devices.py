@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ import pytest
 from harness import FAKE_DEVICE, CommandLine
 
 from edgekit import config, devices, doctor, plugins, session, userland
+from edgekit.cli import parse
 from edgekit.errors import AgentError, ConnectError, UserError
 from edgekit.transports import Transport, local
 from edgekit.types import Device
@@ -104,6 +107,34 @@ def test_what_cannot_be_added(
     assert not (config_folder / "devices.toml").exists()
 
 
+def test_an_android_emulator_that_is_added_stays_one(board: list[Device], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "uname", lambda transport, deadline_s: "x86_64")
+    assert devices.add("avd", {"serial": "emulator-5554"}, silent)[0].emulated
+    assert not devices.add("phone", {"serial": "R58M12ABCDE"}, silent)[0].emulated
+    with pytest.raises(UserError, match="transport id"):
+        devices.add("other", {"serial": "transport:3"}, silent)
+
+
+def test_what_a_device_says_does_nothing_to_a_terminal(
+    board: list[Device], config_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PI4, "model", "\x1b]0;owned\x07Pi \udc80\n4")
+    monkeypatch.setattr(devices, "uname", lambda transport, deadline_s: "aarch64")
+    device, place = devices.add("odd", {"host": "x"}, silent)
+    assert device.description == "?]0;owned?Pi ??4"
+    assert tomllib.loads(place.read_text("utf-8"))["odd"]["description"] == device.description
+
+
+def test_a_profile_that_could_not_be_read_is_not_written(
+    board: list[Device], config_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "uname", lambda transport, deadline_s: "aarch64")
+    monkeypatch.setitem(PI4, "cores", -4)
+    with pytest.raises(UserError, match=r"'limits\.threads' must be at least 1"):
+        devices.add("odd", {"host": "x"}, silent)
+    assert not (config_folder / "devices.toml").exists()
+
+
 def test_a_program_on_the_device_tells_its_machine(board: list[Device]) -> None:
     assert devices.machine_of(config.bare("mine", "ssh", {"host": "x"}), silent) in devices.MACHINES
 
@@ -146,12 +177,18 @@ def test_a_look_that_takes_too_long_is_no_answer(monkeypatch: pytest.MonkeyPatch
     class Slow:
         @staticmethod
         def look(device: Device) -> tuple[bool, str]:
-            time.sleep(0.5)
+            if device.name != "quick":
+                over.wait(20)
             return True, "late"
 
+    over = threading.Event()
     monkeypatch.setattr(plugins, "load", lambda kind, name: Slow)
-    monkeypatch.setattr(devices, "LOOK_S", 0.02)
-    assert devices.look_at_all([DEVICE]) == [devices.Look(False, "no answer")]
+    monkeypatch.setattr(devices, "LOOK_S", 0.2)
+    begun = time.monotonic()
+    seen = devices.look_at_all([*[DEVICE] * 20, dataclasses.replace(DEVICE, name="quick")])
+    assert time.monotonic() - begun < 2  # all of them have LOOK_S together
+    over.set()
+    assert seen == [*[devices.Look(False, "no answer")] * 20, devices.Look(True, "late")]
 
 
 def test_an_error_while_looking_is_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,16 +256,30 @@ def test_the_doctor_ends_at_what_cannot_be_gone_past(monkeypatch: pytest.MonkeyP
     assert finding.mend == "is it switched on?"
 
 
-def test_the_doctor_compares_the_machine_with_the_profile(board: list[Device], cold_cache: Path) -> None:
-    machine = devices.machine_of(DEVICE, silent) if DEVICE.transport in config.REACHES else ""
-    shell = found(doctor.check_device(DEVICE, silent))["shell"]
-    assert shell.seen.startswith(f"{machine}, the profile says host")
+@pytest.mark.parametrize(
+    ("machine", "arch", "fits", "mend"),
+    [
+        ("aarch64", "aarch64", True, None),
+        ("aarch64", "armv7", True, None),  # its kernel runs both
+        ("armv7l", "aarch64", False, 'arch = "armv7" in its profile'),
+        ("mips", "aarch64", False, "another system there: aarch64, armv7l, armv8l, x86_64"),
+    ],
+)
+@pytest.mark.parametrize("transport", ["ssh", "serial"])
+def test_the_doctor_compares_the_machine_with_the_profile(
+    board: list[Device], monkeypatch: pytest.MonkeyPatch, transport: str, machine: str, arch: str, fits: bool, mend: str
+) -> None:
+    monkeypatch.setattr(devices, "uname", lambda transport, deadline_s: machine)
+    device = dataclasses.replace(DEVICE, transport=transport, arch=arch, connection={"tty": "x", "host": "x"})
+    shell = found(doctor.check_device(device, silent))["shell"]
+    assert (shell.ok, shell.seen) == (fits, f"{machine}, the profile says {arch}")
+    assert fits or shell.mend == mend
 
 
 def test_the_commands(cli: CommandLine, config_folder: Path) -> None:
-    shown = cli("devices", "show", "pi4", "--host", "pi@192.0.2.7")
+    shown = cli("devices", "show", "pi4", "--host", "pi@127.0.0.1:9")
     assert shown.rc == 0
-    assert "reached by         ssh pi@192.0.2.7" in shown.stdout and "emulat" not in shown.stdout
+    assert "reached by         ssh pi@127.0.0.1" in shown.stdout and "emulat" not in shown.stdout
     config_folder.mkdir(exist_ok=True)
     (config_folder / "devices.toml").write_text(
         '[mine]\ndescription = "m"\narch = "host"\ntransport = "local"\nruntimes = ["fake"]\n'
@@ -244,5 +295,7 @@ def test_the_commands(cli: CommandLine, config_folder: Path) -> None:
         (("doctor", "-d", "pi4", "--port", "22"), "--port 22 is a number"),
         (("profile", "--baud", "fast"), "--baud fast is not a whole number"),
     ):
-        ran = cli(*arguments)
-        assert ran.rc == 2 and words in ran.stderr, ran.stderr
+        with pytest.raises(UserError) as caught:
+            args = parse(arguments)
+            args.run(args)
+        assert words in caught.value.message

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import re
 import struct
+import threading
+import tty
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,7 +43,9 @@ def mcu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mcu]:
     """A microcontroller on a port that the runtime is told of; silences are not waited for long."""
     found = Mcu(share)
     monkeypatch.setenv(mlperf_tiny.PORT, found.line.name)
-    monkeypatch.setattr(_mcu, "ANSWER_S", 0.5)
+    monkeypatch.setattr(_mcu, "ANSWER_S", 0.2)
+    monkeypatch.setattr(_mcu, "FIRST_S", 0.5)
+    monkeypatch.setattr(_mcu, "SETTLE_S", 0.3)
     yield found
     found.close()
 
@@ -117,6 +123,76 @@ def test_a_clock_that_does_not_keep_our_time_is_not_believed(mcu: Mcu, loaded: m
         loaded.repeat(300)
 
 
+def test_a_first_inference_may_take_its_time(mcu: Mcu, loaded: mlperf_tiny.Loaded) -> None:
+    loaded.set_input(0, DATA)
+    mcu.inference_s = 0.3  # longer than any other answer
+    loaded.run()
+    assert sum(command.startswith("infer") for command in mcu.commands) == 1
+
+
+def test_a_line_that_never_ends_is_an_error_in_time(mcu: Mcu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_mcu, "ANSWER_BYTES", 10_000)
+    mcu.line.to_host = lambda data: b"\xfe" * 4096  # as another speed looks like
+    flood = threading.Event()
+
+    def babble() -> None:
+        while not flood.wait(0.01):
+            os.write(mcu.device, b"x")
+
+    other = threading.Thread(target=babble)
+    other.start()
+    try:
+        with pytest.raises(Fault, match="'name' is garbled: no 'm-ready' in"):
+            mlperf_tiny.probe({})
+    finally:
+        flood.set()
+        other.join()
+
+
+def test_a_line_that_takes_nothing_is_an_error_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_mcu, "ANSWER_S", 0.1)
+    host, far = pty.openpty()  # nobody reads there
+    tty.setraw(far)
+    monkeypatch.setenv(mlperf_tiny.PORT, os.ttyname(far))
+    firmware = _mcu.Firmware.__new__(_mcu.Firmware)
+    firmware.port = _mcu.open_port(os.ttyname(far), 115200)
+    with pytest.raises(Fault, match="takes no data") as caught:
+        firmware.write(bytes(1_000_000))
+    assert caught.value.kind == "unavailable"
+    firmware.close()
+    for handle in (host, far):
+        os.close(handle)
+
+
+def test_the_line_is_one_process_alone(mcu: Mcu, loaded: mlperf_tiny.Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_mcu, "BUSY_S", 0.1)
+    with pytest.raises(Fault, match="another program uses it") as caught:
+        mlperf_tiny.probe({})
+    assert caught.value.kind == "unavailable"
+    monkeypatch.setattr(_mcu, "BUSY_S", 5)
+    threading.Timer(0.1, loaded.close).start()
+    assert mlperf_tiny.probe({})["model"] == "ic01"
+    monkeypatch.setattr(loaded, "close", lambda: None)
+
+
+def test_the_doctor_tells_nothing_of_this_machine(mcu: Mcu, cli: CommandLine) -> None:
+    said = cli("doctor", "--device", "mlperf-tiny-mcu", "--port", mcu.line.name, "--json")
+    assert said.rc in (0, 3), said.stderr
+    seen = {finding["what"]: finding for finding in said.json}
+    assert seen["mlperf_tiny on mlperf-tiny-mcu"]["ok"]
+    assert seen["mlperf_tiny on mlperf-tiny-mcu"]["seen"] == "ULPMark for tinyML Firmware V0.0.1"
+    assert not {"page size", "free memory", "governor", "clock"} & set(seen)
+
+
+def test_results_that_are_no_numbers_of_the_model_are_said(mcu: Mcu, loaded: mlperf_tiny.Loaded) -> None:
+    loaded.set_input(0, DATA)
+    mcu.answer = lambda data: [float("nan"), 0.0, 0.0]
+    loaded.run()
+    with pytest.raises(Fault, match="no int8 can be") as caught:
+        loaded.output(0)
+    assert caught.value.kind == "bad_model"
+
+
 def test_what_it_cannot_do_is_said(mcu: Mcu, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Fault, match="tensors of the model"):
         mlperf_tiny.load("model.tflite", {})
@@ -130,6 +206,9 @@ def test_what_it_cannot_do_is_said(mcu: Mcu, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(Fault, match="gave 3 results, the model has 4"):
         found.output(0)
     found.close()
+    monkeypatch.setenv(mlperf_tiny.BAUD, "12345")
+    with pytest.raises(Fault, match="no speed of 12345 baud"):
+        mlperf_tiny.probe({})
     monkeypatch.setenv(mlperf_tiny.PORT, "/dev/ttyNOWHERE")
     with pytest.raises(Fault, match="cannot be reached") as caught:
         mlperf_tiny.probe({})
@@ -154,6 +233,7 @@ def test_the_profile_has_the_rules_of_mlperf_tiny() -> None:
 
 
 def test_it_is_told_of_on_the_command_line(cli: CommandLine) -> None:
-    said = cli("profile", "--device", "mlperf-tiny-mcu")
-    assert said.rc == 2
-    assert "not known on which port" in said.stderr
+    said = cli("doctor", "--device", "mlperf-tiny-mcu")
+    assert said.rc == 3
+    assert "not known on which port" in said.stdout
+    assert said.stdout.endswith("or tty = in [connection] of its profile\n")  # what to do stands in the last line

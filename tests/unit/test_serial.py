@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import signal
 import socket
 import subprocess
@@ -18,10 +19,16 @@ from harness import ROOT, wait_until
 from lab.lines import Board, Noise
 
 from edgekit.agent import frames
-from edgekit.errors import ConnectError, DeviceError, TransportClosed, UserError
+from edgekit.errors import ConnectError, DeviceError, TransportClosed, TransportTimeout
 from edgekit.transports import _console, _login, serial
 from edgekit.transports._port import Port
 from edgekit.types import Device
+
+
+@pytest.fixture(autouse=True)
+def no_boot_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here counts down for seconds, but where a test says so."""
+    monkeypatch.setattr(_login, "FIRST_S", 0.05)
 
 
 def device(place: str, **connection: object) -> Device:
@@ -226,7 +233,7 @@ def test_the_console_is_given_back_when_the_host_is_killed(board: Board) -> None
 import time
 from edgekit.transports import _login, serial
 from edgekit.types import Device
-_login.HOST_GONE_S = 1.0
+_login.HOST_GONE_S, _login.FIRST_S = 1.0, 0.05
 transport = serial.connect(Device("board", "", "aarch64", "serial", ("tflite",), {{"tty": {board.line.name!r}}}), None)
 transport.spawn(["/bin/sleep", "1000"])
 print("up", flush=True)
@@ -255,18 +262,143 @@ def test_a_session_that_a_dead_host_left_behind_gives_way(board: Board, tmp_path
 def test_a_device_that_is_reset_is_an_error_of_the_program_and_of_the_link(
     board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_console, "GONE_S", 1.5)
-    monkeypatch.setattr(_login, "HOST_GONE_S", 2.0)
+    monkeypatch.setattr(_login, "HOST_GONE_S", 1.0)
     monkeypatch.setattr(frames, "PING_S", 0.3)
     transport = serial.connect(device(board.line.name), None)
     channel = transport.spawn(["/bin/cat"])
     board.line.to_device = lambda data: b""
     board.line.to_host = lambda data: b"U-Boot 2023.01\r\nHit any key to stop autoboot\r\n"
+    with pytest.raises(TransportClosed, match="out of reach: the device was reset"):
+        channel.read_line(10)
+    counted = board.line.counted
+    with pytest.raises(DeviceError, match="was reset") as caught:
+        transport.spawn(["/bin/true"])
+    assert caught.value.transient
+    transport.close()
+    assert board.line.counted == counted  # a goodbye would stop its boot loader
+
+
+def test_a_device_that_falls_silent_is_an_error_of_the_program_and_of_the_link(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_console, "GONE_S", 0.8)
+    monkeypatch.setattr(_login, "HOST_GONE_S", 1.0)
+    monkeypatch.setattr(frames, "PING_S", 0.2)
+    transport = serial.connect(device(board.line.name), None)
+    channel = transport.spawn(["/bin/cat"])
+    board.line.to_device = lambda data: b""
     with pytest.raises(TransportClosed, match="out of reach: the device has been silent"):
         channel.read_line(10)
     with pytest.raises(DeviceError, match="silent"):
         transport.spawn(["/bin/true"])
     transport.close()
+
+
+def test_a_link_may_be_closed_twice_and_is_of_no_use_then(board: Board) -> None:
+    transport = serial.connect(device(board.line.name), None)
+    channel = transport.spawn(["/bin/cat"])
+    transport.close()
+    transport.close()
+    channel.close()
+    with pytest.raises(TransportClosed, match="given back"):
+        channel.write(b"x")
+    with pytest.raises(TransportClosed, match="given back"):
+        channel.read_line(1)
+    with pytest.raises(DeviceError, match="given back"):
+        transport.spawn(["/bin/true"])
+
+
+def test_a_program_that_ends_at_once_has_said_all_the_same(
+    reached: serial.Serial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console, ended = reached.console, threading.Event()
+    sort, request = console._sort, console.request
+
+    def watched(kind: bytes, channel: int, payload: bytes) -> None:
+        sort(kind, channel, payload)
+        if kind == b"X":
+            ended.set()
+
+    def late(op: str, **args: object) -> object:
+        answer = request(op, **args)
+        assert op != "spawn" or ended.wait(10)  # the program is over before its number is looked at
+        return answer
+
+    monkeypatch.setattr(console, "_sort", watched)
+    monkeypatch.setattr(console, "request", late)
+    for word in (b"one", b"two"):
+        ended.clear()
+        channel = reached.spawn(["/bin/echo", word.decode()])
+        assert channel.read_line(5) == word + b"\n"
+        with pytest.raises(TransportClosed, match="ended with code 0"):
+            channel.read_line(5)
+    assert not console.channels
+
+
+def test_an_answer_that_came_too_late_is_not_the_next_ones(
+    board: Board, reached: serial.Serial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (server,) = set(board.processes()) - {parent_of(pid) for pid in board.processes()}
+    os.kill(server, signal.SIGSTOP)
+    with monkeypatch.context() as short:
+        short.setattr(_console, "REQUEST_S", 0.05)
+        with pytest.raises(TransportTimeout, match="'whole'"):
+            reached.console.request("whole", path="nowhere", files=[("", 1)])
+    os.kill(server, signal.SIGCONT)
+    (tmp_path / "data").write_bytes(b"content")
+    reached.push(tmp_path / "data", "blobs/data")
+    assert (board.home / ".edgekit/blobs/data").read_bytes() == b"content"
+
+
+def test_what_is_left_of_a_file_that_nobody_waits_for_is_not_the_next_file(
+    board: Board, reached: serial.Serial, tmp_path: Path
+) -> None:
+    folder = board.home / ".edgekit"
+    (folder / "first").write_bytes(random.Random(1).randbytes(60_000))
+    (folder / "second").write_bytes(random.Random(2).randbytes(20_000))
+    reached.console.request("get", path="first")
+    pieces = reached.console.download()
+    next(pieces)
+    pieces.close()  # as when the disk here is full
+    reached.pull("second", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == (folder / "second").read_bytes()
+
+
+def test_a_request_that_takes_longer_than_a_host_may_be_silent_is_answered(
+    board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_login, "HOST_GONE_S", 0.5)
+    monkeypatch.setattr(frames, "PING_S", 0.1)
+    transport = serial.connect(device(board.line.name), None)
+    os.mkfifo(board.home / ".edgekit/slow")  # to open it takes until somebody writes
+    writer = threading.Timer(1.0, lambda: (board.home / ".edgekit/slow").write_bytes(b"content"))
+    writer.start()
+    transport.pull("slow", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == b"content"
+    assert transport.spawn(["/bin/echo", "alive"]).read_line(5) == b"alive\n"
+    writer.join()
+    transport.close()
+
+
+def test_a_program_is_ended_while_somebody_else_sends_a_file(
+    reached: serial.Serial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_console, "END_S", 0.3)
+    channel = reached.spawn(["/bin/sh", "-c", "trap '' TERM; exec sleep 1000"])
+    go = threading.Event()
+
+    def hold() -> None:
+        with reached.console.turn:
+            go.wait(20)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    channel.close()
+    with pytest.raises(TransportClosed, match="signal 9"):
+        channel.read_line(0)
+    assert other.is_alive()
+    go.set()
+    other.join()
 
 
 def test_a_file_that_cannot_be_written_is_said_at_once(board: Board, tmp_path: Path) -> None:
@@ -291,124 +423,58 @@ def test_a_file_that_cannot_be_written_is_said_at_once(board: Board, tmp_path: P
     transport.close()
 
 
-def test_a_port_that_went_away_and_came_back_is_gone_on_with(board: Board, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        stop = threading.Event()
-        current: list[socket.socket] = []
+class Adapter:
+    """A socket:// port that stands for a serial line, and may be pulled out: whoever is connected is cut off."""
 
-        def carry() -> None:
-            while not stop.is_set():
-                connection, _ = server.accept()
-                current.append(connection)
-                port = os.open(board.line.name, os.O_RDWR | os.O_NOCTTY)
-                pumps = [
-                    threading.Thread(target=pump, args=(connection.fileno(), port), daemon=True),
-                    threading.Thread(target=pump, args=(port, connection.fileno()), daemon=True),
-                ]
-                for one in pumps:
-                    one.start()
-                pumps[0].join()
-                os.close(port)
-
-        def pump(source: int, sink: int) -> None:
-            try:
-                while data := os.read(source, 4096):
-                    os.write(sink, data)
-            except OSError:
-                return
-
-        threading.Thread(target=carry, daemon=True).start()
-        transport = serial.connect(device(f"socket://127.0.0.1:{server.getsockname()[1]}"), None)
-        channel = transport.spawn(["/bin/cat"])
-        channel.write(b"one\n")
-        assert channel.read_line(5) == b"one\n"
-        stop.set()
-        current[0].shutdown(socket.SHUT_RDWR)
-        stop.clear()
-        channel.write(b"two\n")
-        assert channel.read_line(10) == b"two\n"
-        assert len(current) >= 1
-        transport.close()
-        stop.set()
-
-
-class Scripted:
-    """The other end of a line as a script: what is typed, and what it answers to that."""
-
-    def __init__(self, *turns: tuple[bytes, bytes]) -> None:
-        import pty
-        import tty
-
-        self.master, slave = pty.openpty()
-        tty.setraw(slave)
-        self.slave, self.name = slave, os.ttyname(slave)
-        self.turns = list(turns)
-        self.typed = b""
-        self.thread = threading.Thread(target=self._play, daemon=True)
+    def __init__(self, line: str) -> None:
+        self.tty = os.open(line, os.O_RDWR | os.O_NOCTTY)
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.name = f"socket://127.0.0.1:{self.server.getsockname()[1]}"
+        self.clients: list[socket.socket] = []
+        self.stop_read, self.stop_write = os.pipe()
+        self.thread = threading.Thread(target=self._carry)
         self.thread.start()
 
-    def _play(self) -> None:
-        for wait_for, answer in self.turns:
-            while wait_for not in self.typed:
-                try:
-                    self.typed += os.read(self.master, 4096)
-                except OSError:
+    def _carry(self) -> None:
+        while True:
+            client = self.clients[-1] if self.clients and self.clients[-1].fileno() >= 0 else None
+            watched = [self.server.fileno(), self.tty, self.stop_read, *([client.fileno()] if client else [])]
+            ready = select.select(watched, [], [])[0]
+            if self.stop_read in ready:
+                if os.read(self.stop_read, 1) == b"!":
                     return
-            self.typed = b""
-            os.write(self.master, answer)
-        try:
-            while os.read(self.master, 4096):
-                pass
-        except OSError:
-            return
+                self.clients[-1].close()
+                continue
+            if self.server.fileno() in ready:
+                self.clients.append(self.server.accept()[0])
+            if self.tty in ready:
+                data = os.read(self.tty, 4096)
+                if client:
+                    client.sendall(data)
+            if client and client.fileno() in ready:
+                os.write(self.tty, client.recv(4096))
+
+    def pull_out(self) -> None:
+        os.write(self.stop_write, b"x")
+
+    def close(self) -> None:
+        os.write(self.stop_write, b"!")
+        self.thread.join()
+        for client in self.clients:
+            client.close()
+        self.server.close()
+        for handle in (self.tty, self.stop_read, self.stop_write):
+            os.close(handle)
 
 
-@pytest.mark.parametrize(
-    ("turns", "message", "hint"),
-    [
-        ([(b"\r", b"board login: "), (b"root\r", b"root\r\nPassword: "), (b"secret\r", b"\r\nLogin incorrect\r\nboard login: ")],
-         "root may not log in", "EDGEKIT_SERIAL_PASSWORD"),
-        ([(b"\r", b"=> "), (b"\r", b"=> ")], "is no shell", "boot loader"),
-        ([(b"\r", b"\xe0\xfe\x80\x1c\xf8\x80\xff\xf0") for _ in range(8)], "is no shell", "speed"),
-        ([(b"\r", b"# "), (b"42", b""), ], "nothing answers", "TX and RX"),
-        ([(b"\r", b"# "), (b"kit-", b"edgekit-42\r\n# "), (b":\"\r", b"edgekit::\r\n# ")], "no Python 3", "install python3"),
-        ([(b"\r", b"# "), (b"kit-", b"edgekit-42\r\n# "), (b":\"\r", b"edgekit:python3:\r\n# "),
-          (b"\r", b"sh: syntax error\r\n# ")] * 3, "did not start", ""),
-    ],
-    ids=["password", "boot loader", "speed", "silence", "python", "bootstrap"],
-)  # fmt: skip
-def test_a_console_that_will_not_have_us_says_what_is_wrong(
-    turns: list[tuple[bytes, bytes]], message: str, hint: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("EDGEKIT_SERIAL_PASSWORD", "secret")
-    monkeypatch.setattr(_login, "ANSWER_S", 1.5)
-    monkeypatch.setattr(_login, "TRIES", 1)
-    scripted = Scripted(*turns)
-    with pytest.raises(ConnectError, match=message) as caught:
-        serial.connect(device(scripted.name), None)
-    assert hint in caught.value.hint
-    assert str(ROOT) not in str(caught.value)
-
-
-def test_a_port_that_cannot_be_had_says_why(tmp_path: Path) -> None:
-    with pytest.raises(ConnectError, match="there is no /dev/ttyNOWHERE"):
-        serial.connect(device("/dev/ttyNOWHERE"), None)
-    with pytest.raises(ConnectError, match=r"nothing listens at socket://127\.0\.0\.1:1"):
-        serial.connect(device("socket://127.0.0.1:1"), None)
-    with pytest.raises(UserError, match="no serial port"):
-        serial.connect(device("http://127.0.0.1:1"), None)
-    with pytest.raises(UserError, match="not known on which port"):
-        serial.connect(Device("board", "", "aarch64", "serial", ("tflite",)), None)
-    scripted = Scripted()
-    with Port(scripted.name, 115200), pytest.raises(ConnectError, match="another program has"):
-        serial.connect(device(scripted.name), None)
-    assert serial.look(device("/dev/ttyNOWHERE")) == (False, "there is no /dev/ttyNOWHERE")
-    assert serial.look(device(scripted.name))[0]
-
-
-def test_the_line_that_is_typed_fits_the_smallest_shells() -> None:
-    program = _login.program(0xFFFF, 115200)
-    first = _login.FIRST.format(size=len(program), piece=_login.PIECE_BYTES)
-    assert len(first) + 200 < _login.LINE_BYTES
-    assert "'" not in first
-    assert len(program) < 8192
+def test_a_port_that_went_away_and_came_back_is_gone_on_with(board: Board) -> None:
+    adapter = Adapter(board.line.name)
+    transport = serial.connect(device(adapter.name), None)
+    channel = transport.spawn(["/bin/cat"])
+    for number in range(2):
+        channel.write(b"%d\n" % number)
+        assert channel.read_line(10) == b"%d\n" % number
+        adapter.pull_out()
+        wait_until(lambda n=number: len(adapter.clients) == n + 2)
+    transport.close()
+    adapter.close()

@@ -4,6 +4,7 @@ The firmware's side: github.com/mlcommons/tiny, benchmark/api/internally_impleme
 noticed where the protocol allows it, and the command repeated. Standard library only, Python 3.9.
 """
 
+import fcntl
 import os
 import re
 import select
@@ -15,7 +16,11 @@ import tty
 from ..protocol import Fault
 
 ANSWER_S = 5.0
+FIRST_S = 60.0  # for an inference of which it is not known yet how long it takes
+SETTLE_S = 1.0
 TRIES = 3
+ANSWER_BYTES = 1 << 17  # more than any answer has: a line of another speed goes on and on
+BUSY_S = 3.0  # for the port, when the process before this one has just ended
 CHUNK_BYTES = 31  # of hex digits in one command: the firmware's buffer takes 80 characters
 READ_BACK_BYTES = 4096  # an input up to this size is read back after it was sent: nothing else tells a garbled digit
 CLOCK_TOLERANCE = 0.1
@@ -39,18 +44,38 @@ def open_port(name, baud):
             connection = socket.create_connection((host, int(port)), ANSWER_S)
             connection.setblocking(False)
             return connection.detach()
+        if not hasattr(termios, "B%d" % baud):
+            raise ValueError("this machine has no speed of %d baud" % baud)
         port = os.open(name, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
         try:
+            reserve(port)
             tty.setraw(port)
-            speeds = termios.tcgetattr(port)
-            speeds[4] = speeds[5] = getattr(termios, "B%d" % baud)
-            termios.tcsetattr(port, termios.TCSANOW, speeds)
+            settings = termios.tcgetattr(port)
+            # No modem, no second stop bit, no RTS; and DTR stays as it is at the end: many a board is reset by it.
+            settings[2] &= ~(termios.HUPCL | termios.CSTOPB | termios.CRTSCTS)
+            settings[2] |= termios.CLOCAL | termios.CREAD
+            settings[4] = settings[5] = getattr(termios, "B%d" % baud)
+            termios.tcsetattr(port, termios.TCSANOW, settings)
+            termios.tcflush(port, termios.TCIFLUSH)
         except BaseException:
             os.close(port)
             raise
         return port
-    except (OSError, ValueError, AttributeError, termios.error) as error:
+    except (OSError, ValueError, termios.error) as error:
         raise Fault("unavailable", "the microcontroller cannot be reached at %s: %s" % (name, error)) from error
+
+
+def reserve(port):
+    """Have the line for this process alone. Raises OSError when another has it."""
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            fcntl.flock(port, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise OSError("another program uses it") from None
+            time.sleep(0.05)
 
 
 class Firmware:
@@ -83,7 +108,7 @@ class Firmware:
     def settle(self):
         """End a command that was cut short, and let what is still said pass."""
         self.write(b"%")
-        deadline = time.monotonic() + 1.0
+        deadline = time.monotonic() + SETTLE_S
         while time.monotonic() < deadline and select.select([self.port], [], [], 0.2)[0]:
             self.read()
         self.pending = b""
@@ -101,9 +126,10 @@ class Firmware:
         return data
 
     def write(self, data):
-        """Write all."""
+        """Write all. Raises Fault when the port is gone or takes nothing."""
         while data:
-            select.select([], [self.port], [], ANSWER_S)
+            if not select.select([], [self.port], [], ANSWER_S)[1]:
+                raise Fault("unavailable", "the microcontroller's port takes no data")
             try:
                 data = data[os.write(self.port, data) :]
             except BlockingIOError:
@@ -112,8 +138,9 @@ class Firmware:
                 raise Fault("unavailable", "the microcontroller's port is gone: %s" % error) from error
 
     def lines(self, command, patience_s):
-        """Yields the lines of an answer, up to the one that says it is over. Raises Garbled in a silence."""
+        """Yields the lines of an answer, up to the one that says it is over. Raises Garbled in a silence, or when it never is."""
         self.write(command.encode("ascii") + b"%")
+        count = 0
         while True:
             line, found, rest = self.pending.partition(b"\n")
             if found:
@@ -123,8 +150,12 @@ class Firmware:
                     return
                 if text:
                     yield text
+            elif count > ANSWER_BYTES:
+                raise Garbled("no '%s' in %d bytes" % (READY, count))
             elif select.select([self.port], [], [], patience_s)[0]:
-                self.pending += self.read()
+                data = self.read()
+                count += len(data)
+                self.pending += data
             else:
                 raise Garbled("no '%s' within %g s" % (READY, patience_s))
 
@@ -171,13 +202,17 @@ class Firmware:
                 raise Garbled("the input did not arrive as it was sent")
 
     def infer(self, count, warmup, expected_s):
-        """So many inferences: microseconds by its own clock, and the last results. Raises Fault."""
-        return self.retried("infer", lambda: self.try_infer(count, warmup, expected_s))
+        """So many inferences: microseconds by its own clock, and the last results. Raises Fault.
 
-    def try_infer(self, count, warmup, expected_s):
+        `expected_s` is about how long they take, 0 where that is not known.
+        """
+        patience_s = ANSWER_S + 3 * expected_s if expected_s else FIRST_S
+        return self.retried("infer", lambda: self.try_infer(count, warmup, patience_s))
+
+    def try_infer(self, count, warmup, patience_s):
         """The same, once. Raises Garbled."""
         laps, seen, said = [], [], []
-        for line in self.lines("infer %d %d" % (count, warmup), ANSWER_S + 3 * expected_s):
+        for line in self.lines("infer %d %d" % (count, warmup), patience_s):
             lap = LAP.match(line)
             if lap:
                 laps.append(int(lap.group(1)))

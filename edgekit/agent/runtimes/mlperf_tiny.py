@@ -4,6 +4,7 @@ The model was flashed with the firmware; the .tflite file only says what goes in
 own: of N inferences in a row, N such that they take ten seconds, as the rules of MLPerf Tiny want them.
 """
 
+import math
 import os
 import struct
 
@@ -90,6 +91,8 @@ class Loaded:
             return struct.pack("<%df" % count, *self.results)
         if not self.quantization:
             raise Fault("bad_model", "the output has no scale, and the microcontroller gives numbers")
+        if not all(map(math.isfinite, self.results)):
+            raise Fault("bad_model", "the microcontroller gave results that no %s can be" % tensor["dtype"])
         scale, zero = self.quantization["scale"][0], self.quantization["zero_point"][0]
         bits = 8 * struct.calcsize("<" + code)
         low, high = (0, (1 << bits) - 1) if tensor["dtype"] == "uint8" else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
