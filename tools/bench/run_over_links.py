@@ -1,10 +1,10 @@
 """Bench: a whole run over SSH and over adb, each beside the same run by a child process inside that very device.
 
-.venv/bin/python tools/bench/run_over_links.py [--rounds 3]
+.venv/bin/python tools/bench/run_over_links.py [--rounds 3] [--link ssh]
 
 The child process is started in the device's namespace and spoken to by pipes: programs, emulated CPU, bundle, memory pass
-and effort are the same, so what differs is the link. The `pi4` profile, a child process too, counts instructions by another
-build of QEMU; it is shown beside them.
+and effort are the same, so what differs is the link. (The `pi4` profile is a child process too, but counts instructions, by
+another build of QEMU: beside it every link would look fast.)
 """
 
 from __future__ import annotations
@@ -65,12 +65,17 @@ class Way:
     here: Path
 
 
+def is_inside(pid: int) -> bool:
+    """Whether a process has another / than this machine."""
+    return Path(f"/proc/{pid}/root").readlink() != Path("/")
+
+
 def process_of(port: int) -> int:
     """The server in a namespace that listens on a port of the loopback."""
     for place in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (place / "cmdline").read_bytes().split(b"\0")
-            if f"127.0.0.1:{port}".encode() in words and (place / "root").readlink() != Path("/"):
+            if f"127.0.0.1:{port}".encode() in words and is_inside(int(place.name)):
                 return int(place.name)
     raise AssertionError(f"nothing in a namespace listens on port {port}")
 
@@ -91,12 +96,12 @@ def ways(folder: Path) -> Iterator[dict[str, Way]]:
             f'[pi5.connection]\nhost = "{pi.user}@127.0.0.1:{pi.port}"\nidentity = "{pi.identity}"\n', "utf-8"
         )
         assert one.machine.process is not None
-        deepest = sshd.family(one.machine.process.pid)[0]
+        there = next(pid for pid in sshd.family(one.machine.process.pid) if is_inside(pid))
         yield {
             "ssh": Way(("pi5",), process_of(pi.port), "/bin/sh", "/root/.edgekit", pi.home / ".edgekit"),
             "adb": Way(
                 ("android", "--serial", one.serial),
-                deepest,
+                there,
                 "/system/bin/sh",
                 adb.PLACE,
                 Path(f"{one.root}{adb.PLACE}"),
@@ -125,6 +130,7 @@ def profile(folder: Path, device: Sequence[str], start: Sequence[str] = ("-m", "
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--link", choices=("ssh", "adb"), help="this one alone")
     parser.add_argument("--inside", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.inside:
@@ -133,6 +139,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="edgekit-") as name, ways(Path(name)) as both:
         folder = Path(name)
         for link, way in both.items():
+            if chosen.link not in (None, link):
+                continue
             start = (__file__, "--inside", str(way.pid), way.shell, way.there, str(way.here))
             profile(folder, way.device)  # fills the caches, here and there
             profile(folder, way.device, start)
@@ -140,7 +148,6 @@ def main() -> int:
                 chosen.rounds,
                 **{link: lambda w=way: profile(folder, w.device)},
                 child_process=lambda w=way, s=start: profile(folder, w.device, s),
-                pi4_profile=lambda: profile(folder, ("pi4",)),
             )
             ratios.append(show(f"a profile of digits_cnn over {link}, six cells", figures, "s", RUN_LIMIT))
     return 0 if max(ratios) <= RUN_LIMIT else 1
