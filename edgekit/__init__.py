@@ -11,16 +11,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgekit.api import load_report, profile
+    from edgekit.abtest import Comparison
+    from edgekit.api import ab, load_report, profile
     from edgekit.errors import EdgekitError
     from edgekit.report import Report, Reports
     from edgekit.types import Device, Model
 
 __version__ = "0.1.0"
-__all__ = ["Device", "EdgekitError", "Model", "Report", "Reports", "__version__", "load_report", "profile"]
+__all__ = [
+    "Comparison",
+    "Device",
+    "EdgekitError",
+    "Model",
+    "Report",
+    "Reports",
+    "__version__",
+    "ab",
+    "load_report",
+    "profile",
+]
 
 _HOMES = {
     "profile": "edgekit.api",
+    "ab": "edgekit.api",
+    "Comparison": "edgekit.abtest",
     "load_report": "edgekit.api",
     "Report": "edgekit.report",
     "Reports": "edgekit.report",

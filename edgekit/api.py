@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar, overload
 
-from edgekit import bench, cache, files, fleet, plan, plugins, sources, store
+from edgekit import abtest, bench, cache, files, fleet, plan, plugins, sources, store
 from edgekit import convert as conversion
 from edgekit.errors import UserError, unknown
 from edgekit.report import Report, Reports
@@ -40,6 +40,13 @@ def profile(
     trust: bool = ...,
     connection: Mapping[str, object] | None = ...,
     wait: bool = ...,
+    level: str | None = ...,
+    batches: int | Sequence[int] = ...,
+    operators: bool = ...,
+    require_full_delegation: bool = ...,
+    sustained_s: float | None = ...,
+    energy: bool = ...,
+    power_meter: str | None = ...,
 ) -> Report: ...
 
 
@@ -64,6 +71,13 @@ def profile(
     trust: bool = ...,
     connection: Mapping[str, object] | None = ...,
     wait: bool = ...,
+    level: str | None = ...,
+    batches: int | Sequence[int] = ...,
+    operators: bool = ...,
+    require_full_delegation: bool = ...,
+    sustained_s: float | None = ...,
+    energy: bool = ...,
+    power_meter: str | None = ...,
 ) -> Reports: ...
 
 
@@ -87,6 +101,13 @@ def profile(
     trust: bool = False,
     connection: Mapping[str, object] | None = None,
     wait: bool = False,
+    level: str | None = None,
+    batches: int | Sequence[int] = plan.BATCHES,
+    operators: bool = False,
+    require_full_delegation: bool = False,
+    sustained_s: float | None = None,
+    energy: bool = False,
+    power_meter: str | None = None,
 ) -> Report | Reports:
     """Measure a model on a device and return the report; the run is also written below `output`.
 
@@ -97,7 +118,9 @@ def profile(
     ("1x3x224x224") of a model that does not tell them; `data`, `calibration` and `preprocess` are as in docs/data.md;
     `metric` is a name or "path.py:function"; `reference` is a model to compare outputs with; `trust` allows files that run
     code when they are opened. `connection` says where the device is ({"host": "pi@192.0.2.7"}: the keys of [connection] in
-    a profile); `wait` waits while somebody else uses it. Raises UserError, SetupError, DeviceError, or ConvertError when the
+    a profile); `wait` waits while somebody else uses it. `level` is "quick" or "gate" (docs/measurement.md); `batches` are the
+    inputs per call; `operators`, `sustained_s`, `energy` and `power_meter` measure more; `require_full_delegation` fails a cell
+    of which an operator does not run on the fast backend. Raises UserError, SetupError, DeviceError, or ConvertError when the
     recipe's data cannot be made; a cell that fails is a row of the report with its error, not an exception.
 
     A list of devices is measured side by side, each in a run of its own, and gives Reports: a device that cannot be reached
@@ -122,6 +145,13 @@ def profile(
         trust=trust,
         connection=dict(connection or {}),
         wait=wait,
+        level=level,
+        batches=several(batches, int),
+        operators=operators,
+        require_full_delegation=require_full_delegation,
+        sustained_s=sustained_s,
+        energy=energy or power_meter is not None,
+        power_meter=power_meter,
     )
     tell = say or (lambda _: None)
     if isinstance(device, (list, tuple)):
@@ -132,6 +162,63 @@ def profile(
 def several(value: T | Sequence[T], kind: type[T]) -> tuple[T, ...]:
     """One value or several, as a tuple."""
     return (value,) if isinstance(value, kind) else tuple(value)  # type: ignore[arg-type]
+
+
+def ab(
+    old: str | Path,
+    new: str | Path | None = None,
+    device: str | Path | None = None,
+    runtimes: str | tuple[str, str] | None = None,
+    precisions: str | tuple[str, str] | None = None,
+    threads: int | tuple[int, int] = 1,
+    samples: int | None = None,
+    output: str | Path = "results",
+    max_seconds: float | None = None,
+    say: Callable[[str], None] | None = None,
+    inputs: Sequence[str] = (),
+    data: str | Path | None = None,
+    calibration: str | Path | None = None,
+    preprocess: str | None = None,
+    metric: str | None = None,
+    reference: str | Path | None = None,
+    trust: bool = False,
+    connection: Mapping[str, object] | None = None,
+    wait: bool = False,
+) -> abtest.Comparison:
+    """Measure two models by turns on one device until it is clear which is faster; see docs/measurement.md for the verdicts.
+
+    `old` and `new` are what `profile` takes as a model; `new` defaults to the same. `runtimes`, `precisions` and `threads` are
+    one value for both or (old's, new's); the rest is as in `profile` and meant for both. `max_seconds` caps each of the at most
+    two sessions. Raises UserError, SetupError and DeviceError, and ConvertError, AgentError or WrongOutput of either side.
+    """
+
+    def request(model: str | Path, index: int) -> plan.Request:
+        return plan.Request(
+            model=str(model),
+            device=_text(device),
+            runtimes=None if runtimes is None else (_of(runtimes, index),),
+            precisions=None if precisions is None else (_of(precisions, index),),
+            threads=(_of(threads, index),),
+            samples=samples,
+            output=Path(output),
+            inputs=tuple(inputs),
+            data=_text(data),
+            calibration=_text(calibration),
+            preprocess=preprocess,
+            metric=metric,
+            reference=_text(reference),
+            trust=trust,
+            connection=dict(connection or {}),
+            wait=wait,
+        )
+
+    sides = request(old, 0), request(old if new is None else new, 1)
+    return abtest.run(*sides, say or (lambda _: None), max_seconds)
+
+
+def _of(value: T | tuple[T, T], index: int) -> T:
+    """OLD's or NEW's, where they differ."""
+    return value[index] if isinstance(value, tuple) else value
 
 
 def load_report(run: str | Path, output: str | Path = "results") -> Report:
@@ -152,8 +239,11 @@ def convert(
     trust: bool = False,
     force: bool = False,
     say: Callable[[str], None] | None = None,
+    batch: int | None = None,
 ) -> tuple[Path, Artifact]:
     """Convert a model to a format (a runtime's name will do) and write the file; its path and what is known of it.
+
+    The file takes `batch` inputs per call, by default as many as the model.
 
     `output` defaults to MODEL_PRECISION with the format's suffix, here. `options` are the converter's, and "source", the
     framework to convert from. The rest is as in `profile`. Raises UserError when `output` is there already and not `force`;
@@ -187,7 +277,7 @@ def convert(
     )
     told = data is not None or calibration is not None or preprocess is not None
     given = bench.inputs_of(source, request, tell) if told else None
-    made = conversion.artifact(source, name, precision, options, tell, given)
+    made = conversion.artifact(source, name, precision, options, tell, given, batch)
     with cache.disk_errors(place.name):
         _copy(made.path, place)
     return place, made

@@ -9,29 +9,46 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit import config, convert, converters, data, holdout, link, metrics, plan, session, sources, store, userdata
+from edgekit import (
+    config,
+    convert,
+    converters,
+    data,
+    energy,
+    holdout,
+    link,
+    metrics,
+    operators,
+    plan,
+    session,
+    sources,
+    store,
+    sustained,
+    timing,
+    userdata,
+)  # fmt: skip
 from edgekit.cache import cache_dir, disk_errors, file_sha256
-from edgekit.caveats import caveat
 from edgekit.errors import (
     AgentError,
     ConvertError,
     DeviceError,
     EdgekitError,
+    NotDelegated,
     Unsupported,
     UserError,
     WrongOutput,
 )
-from edgekit.types import Artifact, Caveat, Cell, Device, Json, Measurement, Model, to_json
+from edgekit.types import Artifact, Cell, Json, Measurement, Model, to_json
 from edgekit.verification import Subject, check_reference, deploy, verify
 
 Say = Callable[[str], None]
+INTERRUPTED = {"kind": "interrupted", "message": "it was interrupted", "hint": "--resume measures the cell anew"}
 # The folders of an absolute path, wherever one is left in a tool's words; what the kernel shows is no place of the user's.
 ABSOLUTE = re.compile(r"(?<![\w/.>~])/(?!proc/|sys/|dev/)(?:[^\s/:'\"<>|]+/)+")
-LAUNCH_S = 300.0
 
 
 def run(request: plan.Request, say: Say, on_start: Callable[[store.Run], None] = lambda _: None) -> store.Run:
@@ -72,20 +89,24 @@ def prepare(
     The runs are on the disk when this returns. Raises UserError and SetupError before that.
     """
     requests = [request.checked() for request in requests]
-    request = requests[0]
     devices = [config.device(str(one.device), one.connection) for one in requests]
     plan.check_apart(devices)
+    requests = [plan.counting(request, devices) for request in requests]
+    request = requests[0]
+    sustained.check(request.sustained_s, devices)
+    energy.check(request.energy, request.power_meter, devices)
     model = sources.load(str(request.model), request.inputs, request.trust, say)
     compared = reference(request, model, say)
     matrices = [plan.expand(model, device, request) for device in devices]
-    if request.metric:
-        metrics.check(request.metric)
-    efforts = [plan.Effort.of(device, request.effort) for device in devices]
+    judged = request.metric if not request.counts_only else None
+    if judged:
+        metrics.check(judged)
+    efforts = [plan.Effort.of(device, request.effort, request.level) for device in devices]
     each = zip(requests, devices, efforts, matrices, strict=True)
     headers = [plan.header(one, model, device, effort, cells) for one, device, effort, cells in each]
     everything = inputs_of(model, request, say)
     inputs = spread(everything, request.samples)
-    if request.metric and everything.y is None:
+    if judged and everything.y is None:
         raise UserError("--metric needs labels, and the data have none", "docs/data.md says where labels come from")
     for header in headers:
         header["data"] = {**to_json(inputs.provenance), "sha256": everything.sha256}
@@ -98,12 +119,12 @@ def prepare(
         earlier.forget_lost()
     runs = [earlier or store.Run.create(request.output, header) for header in headers]
     lefts = [[cell for cell in cells if cell.id not in run.done()] for run, cells in zip(runs, matrices, strict=True)]
-    wanted = [(cell.format, cell.precision) for cell in itertools.chain(*lefts)]
+    wanted = [(cell.format, cell.precision, cell.batch) for cell in itertools.chain(*lefts)]
     artifacts = artifacts_of(model, wanted, inputs, say)
     jobs = []
     for run, left, device, effort in zip(runs, lefts, devices, efforts, strict=True):
         tell = say if len(requests) == 1 else named(device.name, say)
-        subject = Subject(model, device, effort, inputs, everything.count, artifacts, request.metric, compared)
+        subject = Subject(model, device, effort, inputs, everything.count, artifacts, request, compared)
         line = link.Link(device, tell, f"profile {model.name}", request.wait, link.identity_in(run.lines))
         jobs.append(Job(run, left, subject, line, tell))
     return jobs
@@ -121,8 +142,14 @@ def carry_out(job: Job) -> None:
             with Agents(line, runtime) as agents:
                 for cell in group:
                     job.say(f"cell {len(job.run.lines) + 1} of {len(job.run.header['plan']['cells'])}: {cell.id}")
-                    measured = measure_cell(job.subject, cell, agents, job.say)
-                    line.check()  # what was ended by us is no failure of the cell
+                    found: Json = {}
+                    try:
+                        measured = measure_cell(job.subject, cell, agents, found, job.say)
+                        line.check()  # what was ended by us is no failure of the cell
+                    except (KeyboardInterrupt, DeviceError):
+                        if "sustained" in found:  # what came of a long curve is not thrown away
+                            job.run.append(Measurement(cell, "failed", error=INTERRUPTED, **found))
+                        raise
                     job.run.append(measured)
 
 
@@ -222,21 +249,27 @@ class Agents:
         self.drop()
 
 
-def measure_cell(subject: Subject, cell: Cell, agents: Agents, say: Say) -> Measurement:
-    """One cell, whatever happens: the only place that turns an error into a Measurement. What was found out is kept.
+def measure_cell(subject: Subject, cell: Cell, agents: Agents, found: Json, say: Say) -> Measurement:
+    """One cell, whatever happens: the place that turns an error into a Measurement. What was found out is kept, and in `found`.
 
     Raises SetupError for what this machine lacks: it is mended, and the run finished with --resume.
     """
-    found: Json = {}
     try:
         live = agents.get()  # before converting: a device that does not answer is known in seconds, not minutes
-        artifact = subject.artifacts.get(cell.format, cell.precision)
+        artifact = subject.artifacts.get(cell.format, cell.precision, cell.batch)
         found["artifact"] = describe(artifact)
         with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
             found["environment"] = {"greeting": live.greeting, "versions": live.versions}
             request = deploy(subject, cell, artifact, live, Path(folder))
             verify(subject, artifact, live, request, Path(folder), found, say)
-            measure(subject, cell, live, request, found, say)
+            timing.measure(subject, cell, live, request, found, say)
+            wanted = subject.request
+            if wanted.operators or wanted.require_full_delegation:
+                operators.measure(subject, cell, live, request, found, say)
+            if wanted.sustained_s:
+                sustained.measure(subject, cell, live, request, found, say)
+            if wanted.energy:
+                energy.measure(subject, cell, live, request, found, say)
             agents.confirm()
         return Measurement(cell, "ok", **found)
     except Unsupported as error:
@@ -246,6 +279,8 @@ def measure_cell(subject: Subject, cell: Cell, agents: Agents, say: Say) -> Meas
         return Measurement(cell, "failed", error=told, **found)
     except WrongOutput as error:
         return Measurement(cell, "failed", error=failure("wrong_output", error), **found)
+    except NotDelegated as error:
+        return Measurement(cell, "failed", error=failure("delegation", error), **found)
     except AgentError as error:
         return Measurement(cell, "failed", error=failure(error.kind, error), **found)
     except DeviceError as error:
@@ -277,19 +312,6 @@ def placeless(text: str) -> str:
     return ABSOLUTE.sub("", text)
 
 
-def measure(subject: Subject, cell: Cell, live: session.Session, request: Json, found: Json, say: Say) -> None:
-    """The timed launches, the first in the process that was verified; adds launches and their caveats to `found`."""
-    effort = subject.effort
-    launches = []
-    for launch in range(effort.launches):
-        say(f"{cell.id}: measuring, launch {launch + 1} of {effort.launches}")
-        job = {**request, **dataclasses.asdict(effort), "continue": launch == 0}
-        launches.append(live.call("measure", job, LAUNCH_S + 2 * effort.max_seconds))
-    found["launches"] = tuple(launches)
-    weak = launch_caveats(launches, effort, subject.device, cell.runtime)
-    found["warnings"] = (*found["warnings"], *weak, *device_caveats(cell, live.greeting, request, found))
-
-
 def describe(artifact: Artifact) -> Json:
     """What a report says of an artifact; its path is this machine's business."""
     return {
@@ -301,30 +323,3 @@ def describe(artifact: Artifact) -> Json:
         "made_with": dict(artifact.made_with),
         "details": dict(artifact.details),
     }
-
-
-def launch_caveats(launches: list[Json], effort: plan.Effort, device: Device, runtime: str) -> Iterator[Caveat]:
-    """What is weak about the timed samples."""
-    count = sum(len(launch["samples_ns"]) for launch in launches)
-    if any(launch["timer"] == "python" for launch in launches):
-        yield caveat("python-timer")
-    if any("delegate" in (found := launch.get("delegation") or {}) and not found["delegate"] for launch in launches):
-        yield caveat("no-delegate", runtime=runtime)
-    if any(launch["capped"] for launch in launches):
-        yield caveat("time-cap", count=count, wanted=effort.calls * len(launches))
-    if count < 20 and not device.emulated:
-        yield caveat("few-samples", count=count)
-
-
-def device_caveats(cell: Cell, greeting: Json, request: Json, found: Json) -> Iterator[Caveat]:
-    """What is weak because of the device: its cores, its load, what its kernel and emulator can tell."""
-    cores = int(greeting["system"].get("cores") or 1)
-    load = found["launches"][0].get("evidence", {}).get("before", {}).get("load", [0.0])[0]
-    if cell.threads > cores:
-        yield caveat("more-threads-than-cores", threads=cell.threads, cores=cores)
-    if request["emulated"] and not request["counters"]:
-        yield caveat("no-counts-with-threads")
-    if not request["emulated"] and load > cores:
-        yield caveat("busy", load=load, cores=cores)
-    if found["memory"].get("run_peak_includes_load"):
-        yield caveat("run-peak-includes-load")

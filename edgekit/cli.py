@@ -1,43 +1,20 @@
-"""The command table: with cli_devices the only place that prints to the user or sets an exit code."""
+"""The command table: with the other cli modules the only place that prints to the user or sets an exit code."""
 
 from __future__ import annotations
 
 import argparse
 import errno
 import os
-import re
-import shlex
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
 
-from edgekit import __version__, cli_devices, errors
-from edgekit.errors import DeviceBusy, EdgekitError, SetupError, UserError, unknown
+from edgekit import __version__, cli_compare, cli_devices, cli_profile, errors
+from edgekit.arguments import EXIT_CODES, Parser, add_opening_options, add_source_options, pair, positive
+from edgekit.errors import EdgekitError, unknown
 from edgekit.terminal import bug, complain, explain, prepare_streams, print_json, print_table, silence
 
-if TYPE_CHECKING:
-    from edgekit import plan
-    from edgekit.report import Report, Reports
-    from edgekit.store import Run
-
-PROFILE_HELP = """\
-Measure a model on a device: which runtime and which precision, at what memory, accuracy and cost.
-
-examples:
-  edgekit profile --device pi4                        the built-in digits_cnn on an emulated Raspberry Pi 4
-  edgekit profile digits_mlp --device local           another model, on this machine
-  edgekit profile my_model.py --precision int8        your own recipe (it is code, and it is run)
-  edgekit profile net.py:make --input 1x3x96x96       what a function of a Python file makes
-  edgekit profile model.tflite --data photos/         a finished file as it is, on your own images
-  edgekit profile model.keras -p all -r all           everything that can be made of it, and why not the rest
-  edgekit profile --device pi4 --json > cells.json    the machine form
-  edgekit profile --device pi4 --host pi@192.0.2.7    the real board, over SSH
-  edgekit profile --device pi4,pi5,android            several devices side by side, in one table
-  edgekit profile --resume last                       finish a run that was interrupted
-"""
 MODELS_HELP = "List the built-in models.\n\nexample:\n  edgekit models\n"
 CONVERT_HELP = """\
 Convert a model and write the file.
@@ -67,40 +44,7 @@ Profile, compare and gate ML models on edge devices, with numbers one can trust.
 example:
   edgekit profile --device pi4
 """
-# What --resume takes from the earlier run.
-MATRIX = (
-    "runtime", "precision", "threads", "samples", "launches", "calls", "max_seconds",
-    "preprocess", "input", "trust",
-)  # fmt: skip
 IMPATIENCE_S = 3.0
-EXIT_CODES = (
-    "exit codes: 0 all well, 2 bad input, 3 device or set-up, 4 some cells failed, 130 interrupted, 70 a bug of ours"
-)
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are UserErrors with a suggestion."""
-
-    def __init__(self, **options: Any) -> None:
-        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(allow_abbrev=False, **options)
-
-    def error(self, message: str) -> NoReturn:
-        choice = re.match(r"argument COMMAND: invalid choice: '(.*?)'", message)
-        if choice:
-            raise unknown("command", choice.group(1), self.commands())
-        raise UserError(message, f"{self.prog} --help shows how it is called")
-
-    def commands(self) -> dict[str, argparse.ArgumentParser]:
-        """The subcommands by name."""
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                return dict(action.choices)
-        return {}
-
-    def flags(self) -> set[str]:
-        """Every option this parser knows."""
-        return {flag for action in self._actions for flag in action.option_strings}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -116,37 +60,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def names(text: str) -> tuple[str, ...]:
-    """A comma-separated list of names."""
-    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """A comma-separated list of whole numbers."""
-    try:
-        return tuple(int(part) for part in names(text))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers") from None
-
-
-def pair(text: str) -> tuple[str, str]:
-    """NAME=VALUE."""
-    name, equals, value = text.partition("=")
-    if not (name and equals and value):
-        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=VALUE")
-    return name, value
-
-
 def shape_of(shape: Sequence[int]) -> str:
     """1x3x224x224."""
     return "x".join(str(extent) for extent in shape)
-
-
-def positive(text: str) -> int:
-    """A whole number of at least one."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
-    return int(text)
 
 
 def build_parser() -> Parser:
@@ -165,54 +81,8 @@ def build_parser() -> Parser:
         )
         return made
 
-    profile = command("profile", "measure a model on a device", PROFILE_HELP, run_profile)
-    profile.add_argument(
-        "model",
-        nargs="?",
-        metavar="MODEL",
-        help="a name of `edgekit models`, a recipe file, path.py:function, or a model file (default: digits_cnn)",
-    )
-    profile.add_argument(
-        "--device",
-        "-d",
-        metavar="A,B",
-        help="a name of `edgekit devices`, or a profile .toml (default: pi4); several are measured side by side",
-    )
-    cli_devices.add_connection(profile)
-    profile.add_argument("--wait", action="store_true", help="wait while somebody else uses the device")
-    profile.add_argument(
-        "--runtime",
-        "-r",
-        type=names,
-        metavar="A,B",
-        help="runtimes to compare, or all (default: all of the device's); litert and ort are understood",
-    )
-    profile.add_argument(
-        "--precision", "-p", type=names, metavar="A,B", help="fp32, int8, fp16 ..., or all (default: fp32,int8)"
-    )
-    profile.add_argument(
-        "--threads", "-t", type=numbers, metavar="1,4", help="thread counts, the same in every runtime (default: 1)"
-    )
-    profile.add_argument(
-        "--samples", type=positive, metavar="N", help="use only N held-out inputs, evenly spaced, for accuracy"
-    )
-    profile.add_argument("--metric", metavar="NAME", help="top1, top5, mae, auc, or path.py:function")
-    profile.add_argument("--reference", metavar="MODEL", help="compare the outputs with those of this model")
-    add_source_options(profile)
-    profile.add_argument("--launches", type=positive, metavar="N", help="fresh processes per cell")
-    profile.add_argument("--calls", type=positive, metavar="N", help="timed samples per launch")
-    profile.add_argument("--max-seconds", type=float, metavar="S", help="cap on the timed part of a launch")
-    profile.add_argument(
-        "--output", "-o", metavar="DIR", default="results", help="where runs are written (default: results)"
-    )
-    profile.add_argument(
-        "--resume",
-        metavar="RUN",
-        help="finish an earlier run: its name, the beginning of it, or last; give a path again only when it lies elsewhere now",
-    )
-    profile.add_argument("--json", action="store_true", help="the machine form on stdout, and nothing else there")
-    profile.add_argument("--quiet", "-q", action="store_true", help="no progress on stderr")
-
+    cli_profile.add_command(command)
+    cli_compare.add_commands(command)
     convert = command("convert", "convert a model and write the file", CONVERT_HELP, run_convert)
     convert.add_argument("model", metavar="MODEL", help="as for profile")
     convert.add_argument("--to", required=True, metavar="FORMAT", help="tflite, onnx, executorch, torchscript ...")
@@ -222,6 +92,9 @@ def build_parser() -> Parser:
         "--option", type=pair, action="append", default=[], metavar="NAME=VALUE", help="of the converter"
     )
     convert.add_argument("--source", metavar="FRAMEWORK", help="convert from this form: torch, keras ...")
+    convert.add_argument(
+        "--batch", type=positive, metavar="N", help="how many inputs go through in one call (default: as the model)"
+    )
     convert.add_argument("--force", action="store_true", help="overwrite the file")
     add_source_options(convert)
     convert.add_argument("--json", action="store_true", help="the machine form on stdout")
@@ -239,154 +112,6 @@ def build_parser() -> Parser:
     return parser
 
 
-def add_opening_options(parser: Parser) -> None:
-    """What opening a model file may need."""
-    parser.add_argument(
-        "--input", action="append", default=[], metavar="SHAPE", help="of a model that does not tell it: 1x3x224x224"
-    )
-    parser.add_argument("--trust", action="store_true", help="open files that can run code when they are loaded")
-
-
-def add_source_options(parser: Parser) -> None:
-    """What a model needs beside itself."""
-    parser.add_argument("--data", metavar="PATH", help="your inputs and labels: class folders, images + .csv, or .npz")
-    parser.add_argument("--calibration", metavar="PATH", help="inputs to quantize with, in the same forms")
-    parser.add_argument("--preprocess", metavar="SPEC", help="'range=0..1,resize=256,crop=224,mean=...,std=...'")
-    add_opening_options(parser)
-
-
-def run_profile(args: argparse.Namespace) -> int:
-    """edgekit profile"""
-    if args.resume is not None and any(getattr(args, name) not in (None, False, []) for name in MATRIX):
-        raise UserError("--resume takes the matrix of the earlier run", "leave the other options out")
-    from edgekit import bench, plan
-    from edgekit.progress import Progress
-    from edgekit.report import Report
-
-    devices = cli_devices.asked_for(args.device)
-    request = plan.Request(
-        model=args.model,
-        device=devices[0],
-        runtimes=args.runtime,
-        precisions=args.precision,
-        threads=args.threads if args.threads is not None else plan.THREADS,
-        samples=args.samples,
-        output=Path(args.output),
-        resume=args.resume,
-        effort={"launches": args.launches, "calls": args.calls, "max_seconds": args.max_seconds},
-        inputs=tuple(args.input),
-        data=args.data,
-        calibration=args.calibration,
-        preprocess=args.preprocess,
-        metric=args.metric,
-        reference=args.reference,
-        trust=args.trust,
-        connection=cli_devices.connection(args),
-        wait=args.wait,
-    )
-    if len(devices) > 1:
-        return run_fleet(args, request, [str(name) for name in devices])
-    started: list[Run] = []
-    report: Report | None = None
-    with Progress(quiet=args.quiet) as progress:
-        try:
-            report = Report.of(bench.run(request, progress.say, started.append))
-            code = errors.EXIT_CELLS if report.failed else errors.EXIT_OK
-        except (KeyboardInterrupt, EdgekitError) as error:
-            progress.close()
-            code = unfinished(error, started[0] if started else None, args, request.device)
-            report = Report.of(started[0]) if started and started[0].lines else None
-    return code if report is None else handed_over(report, args, code)
-
-
-def run_fleet(args: argparse.Namespace, request: plan.Request, devices: list[str]) -> int:
-    """edgekit profile --device A,B"""
-    from edgekit import fleet
-    from edgekit.progress import Progress
-
-    started: list[fleet.Share] = []
-    codes = [errors.EXIT_OK]
-    with Progress(quiet=args.quiet) as progress:
-        why: BaseException | None = None
-        try:
-            fleet.run(request, devices, progress.say, started.extend)
-        except (KeyboardInterrupt, EdgekitError) as error:
-            why = error
-        progress.close()
-        if why is not None:
-            codes.append(unfinished(why, None, args, None))
-        for given, share in zip(devices, started, strict=False):
-            if isinstance(share.error, (KeyboardInterrupt, EdgekitError)):
-                told = None if share.error is why else share.error
-                codes.append(unfinished(told, share.job.run, args, given, share.name))
-    if not started:
-        return codes[-1]
-    report = fleet.report(started)
-    codes += [errors.EXIT_CELLS] if report.failed else []
-    code = max(codes, key=errors.WORSE.index)
-    return handed_over(report, args, code) if report.cells else code
-
-
-def handed_over(report: Report | Reports, args: argparse.Namespace, code: int) -> int:
-    """Present the report; the exit code, `code` unless it cannot be written."""
-    try:
-        present(report, args)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        silence(sys.stdout)  # the reader has seen enough; what happened to the cells still decides the exit code
-    except OSError as error:
-        silence(sys.stdout)
-        explain(SetupError(f"cannot write the report: {error.strerror}", f"the run is kept in {report.path}"))
-        return errors.EXIT_DEVICE
-    return code
-
-
-def present(report: Report | Reports, args: argparse.Namespace) -> None:
-    """The report on stdout, in the form that was asked for."""
-    if args.json:
-        print_json(report.to_json())
-        return
-    from rich.console import Console
-
-    from edgekit.report.table import show
-
-    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
-    with console.capture() as drawn:  # rich would end the process by itself when the reader is gone
-        show(report, console)
-    print(drawn.get(), end="")
-
-
-def unfinished(
-    error: BaseException | None, run: Run | None, args: argparse.Namespace, device: str | None, name: str = ""
-) -> int:
-    """Say why a run ended early, which of its cells are kept and how to go on; the exit code.
-
-    `device` is what the user called the device, `name` what several go by; without an error the reason was said before.
-    """
-    of = f"{name}: " if name else ""
-    code = errors.EXIT_OK
-    if isinstance(error, EdgekitError):
-        explain(error, of)
-        code = error.exit_code
-    elif error:
-        complain(f"{of}interrupted")
-        code = errors.EXIT_INTERRUPTED
-    if run:
-        complain(f"{of}{len(run.lines)} of {len(run.header['plan']['cells'])} cells are kept in {run.path}")
-        again = ["edgekit", "profile", "--resume", run.path.name]
-        # Only the name of a file from elsewhere is kept in a run, so it has to be given again.
-        plan = run.header["plan"]
-        again += [args.model] if args.model and args.model != plan["model"] else []
-        for option in ("device", "data", "calibration", "metric", "reference"):
-            given = device if option == "device" else getattr(args, option)
-            again += [f"--{option}", given] if given and given != plan.get(option) else []
-        again += ["--wait"] if args.wait or isinstance(error, DeviceBusy) else []
-        again += ["--output", str(run.path.parent)] if str(run.path.parent) != "results" else []
-        again += ["--cache-dir", args.cache_dir] if args.cache_dir else []
-        complain(f"{of}go on with: {shlex.join(again)}")
-    return code
-
-
 def run_convert(args: argparse.Namespace) -> int:
     """edgekit convert"""
     from edgekit import api
@@ -398,7 +123,7 @@ def run_convert(args: argparse.Namespace) -> int:
     with Progress(quiet=args.quiet) as progress:
         path, made = api.convert(
             args.model, args.to, args.precision, args.output, options, args.input, args.data, args.calibration,
-            args.preprocess, args.trust, args.force, progress.say,
+            args.preprocess, args.trust, args.force, progress.say, args.batch,
         )  # fmt: skip
     if args.json:
         print_json({**to_json(made), "path": str(path)})

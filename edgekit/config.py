@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import plugins
+from edgekit.agent.protocol import INSTRUCTION_CLASSES
 from edgekit.cache import is_file
 from edgekit.errors import SetupError, UserError, unknown
 from edgekit.types import Device
@@ -24,17 +25,29 @@ ARCHS = ("x86_64", "aarch64", "armv7", "host")
 # table -> key -> type. "" is the top level. device_profiles/_reference.toml shows each with a comment (tested).
 KEYS: dict[str, dict[str, type]] = {
     "": {"description": str, "arch": str, "transport": str, "runtimes": list, "optional_runtimes": list,
-         "connection": dict, "emulation": dict, "hardware": dict, "limits": dict},
+         "connection": dict, "emulation": dict, "hardware": dict, "limits": dict, "estimate": dict},
     "connection": {"host": str, "user": str, "port": int, "identity": str, "jump": str,
                    "serial": str, "tty": str, "baud": int, "login": str},
     "emulation": {"cpu": str, "cores": int, "kernel": str, "memory_mb": int, "cpuinfo": dict, "model": str,
                   "governor": str, "frequency_khz": int, "os": str},
     "emulation.cpuinfo": {"implementer": str, "architecture": str, "variant": str, "part": str, "revision": str,
                           "features": str, "bogomips": str},
+    "estimate": {"runtime": str, "threads": int, "unit_ms": float, "least_error": float, "error": float, "sources": list,
+                 "coefficients": dict, "points": list},
+    "estimate.coefficients": {"call": float, "byte": float, "instruction": float, "fp_fma": float},
+    "estimate.points": {"model": str, "precision": str, "latency_ms": float, "size_bytes": int,
+                        **dict.fromkeys(INSTRUCTION_CLASSES, int)},
     "hardware": {"soc": str, "cpu": str, "memory": str},
     "limits": {"launches": int, "warmup_calls": int, "warmup_s": float, "calls": int, "max_seconds": float,
                "threads": int},
 }  # fmt: skip
+TABLES = ("estimate.points",)  # lists of tables; all other lists are of names
+# Keys without which a table says nothing; the classes of a point may be unknown.
+WHOLE = {
+    "estimate": tuple(KEYS["estimate"]),
+    "estimate.coefficients": tuple(KEYS["estimate.coefficients"]),
+    "estimate.points": ("model", "precision", "latency_ms", "size_bytes", "total"),
+}
 REQUIRED = ("description", "arch", "transport", "runtimes")
 # transport -> what it cannot do without; the rest of [emulation] may be left out.
 REQUIRED_TO_EMULATE: dict[str, dict[str, tuple[str, ...]]] = {
@@ -232,6 +245,7 @@ def combine(name: str, layers: list[Layer]) -> Device:
         limits=data.get("limits", {}),
         optional_runtimes=tuple(data.get("optional_runtimes", ())),
         source=base.path,
+        estimate=data.get("estimate"),
     )
 
 
@@ -323,8 +337,21 @@ def check_table(one: Layer, table: str, data: Mapping[str, Any]) -> None:
             raise UserError(message, "_reference.toml shows every key")
         if isinstance(value, dict):
             check_table(one, full, value)
-        if isinstance(value, list) and not (value and all(isinstance(item, str) for item in value)):
-            raise UserError(f"{where}: '{full}' must be a list of names", "_reference.toml shows every key")
+        if isinstance(value, list):
+            check_list(one, full, value, where)
+    for key in WHOLE.get(table, ()):
+        if key not in data:
+            where = one.at(table, next(iter(data), ""))
+            raise UserError(f"{where}: '{table}' needs the key '{key}'", "_reference.toml shows every key")
+
+
+def check_list(one: Layer, full: str, value: list[Any], where: str) -> None:
+    """A list of names, or of tables with known keys."""
+    kind, what = (dict, "tables") if full in TABLES else (str, "names")
+    if not (value and all(isinstance(item, kind) for item in value)):
+        raise UserError(f"{where}: '{full}' must be a list of {what}", "_reference.toml shows every key")
+    for item in value if kind is dict else ():
+        check_table(one, full, item)
 
 
 def place_of(layers: list[Layer], table: str, key: str) -> str:

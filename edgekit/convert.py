@@ -4,6 +4,7 @@ Also the float reference outputs that every artifact is compared with."""
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import json
 import os
 import tempfile
@@ -35,6 +36,7 @@ FRAMEWORK_PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
 }
 PACKAGE = Path(__file__).parent
 Say = Callable[[str], None]
+Wanted = tuple[str, str, int]  # format, precision, inputs per call
 
 
 def artifact(
@@ -44,8 +46,9 @@ def artifact(
     options: Mapping[str, str] | None = None,
     say: Say | None = None,
     inputs: Data | None = None,
+    batch: int | None = None,
 ) -> Artifact:
-    """The artifact of a model in one format and precision, from the cache or converted now.
+    """The artifact of a model in one format and precision for `batch` inputs per call, from the cache or converted now.
 
     `options` are the converter's, and "source", the framework to convert from; `inputs` brings the calibration, by default
     the model's own. Raises UserError for an unknown format or option, Unsupported for a precision or model that the format
@@ -53,7 +56,11 @@ def artifact(
     """
     converter = plugins.load("converter", format_)
     given = dict(options or {})
+    batch = model.batch if batch is None else batch
     if model.entry == format_ and model.precision == precision and not given:
+        if batch != model.batch:
+            message = f"{model.source.name} is a finished file for a batch of {model.batch}"
+            raise errors.Unsupported(message, "give the model that it was made from")
         return _as_it_is(model)
     if precision not in converter.PRECISIONS:
         raise errors.Unsupported(f"{format_} comes in {', '.join(converter.PRECISIONS)} only")
@@ -74,9 +81,11 @@ def artifact(
             "framework": framework,
             "precision": precision,
             "options": chosen,
+            **({"batch": batch} if batch != 1 else {}),
         }
     )
-    what = f"{format_} {precision} of {model.name}"
+    name = model.name if batch == 1 else f"{model.name} for batches of {batch}"
+    what = f"{format_} {precision} of {name}"
     request = {
         "model": to_json(model),
         "framework": framework,
@@ -84,11 +93,12 @@ def artifact(
         "format": format_,
         "precision": precision,
         "options": chosen,
-        "file": f"{model.name}_{precision}{converter.SUFFIX}",
+        "file": f"{model.name}_{precision}{f'_batch{batch}' if batch != 1 else ''}{converter.SUFFIX}",
+        "batch": batch,
     }
 
     def make(folder: Path) -> None:
-        doing = f"converting {model.name} to {format_} {precision}"
+        doing = f"converting {name} to {format_} {precision}"
         if say:
             say(doing)
         with tempfile.TemporaryDirectory(prefix="edgekit-") as place:
@@ -105,7 +115,7 @@ class Artifacts:
     """The artifacts of a run. The first that is asked for has all of them made, side by side on idle cores: afterwards
     nothing is converted any more, so nothing disturbs what is timed."""
 
-    def __init__(self, model: Model, wanted: Sequence[tuple[str, str]], inputs: Data, say: Say) -> None:
+    def __init__(self, model: Model, wanted: Sequence[Wanted], inputs: Data, say: Say) -> None:
         self.model, self.inputs = model, inputs
         self.wanted = list(dict.fromkeys(wanted))
         self.say = say
@@ -113,13 +123,13 @@ class Artifacts:
         self.ended, self.active = False, 0
         self.idle = threading.Event()  # nothing is active
         self.idle.set()
-        self.found: dict[tuple[str, str], Artifact | EdgekitError] = {}
+        self.found: dict[Wanted, Artifact | EdgekitError] = {}
 
-    def get(self, format_: str, precision: str) -> Artifact:
+    def get(self, format_: str, precision: str, batch: int) -> Artifact:
         """One of the artifacts. Raises what its conversion raised."""
         if not self.found:
             self.make()
-        found = self.found[(format_, precision)]
+        found = self.found[(format_, precision, batch)]
         if isinstance(found, EdgekitError):
             raise found
         return found
@@ -140,7 +150,7 @@ class Artifacts:
                     worker.end_all()
                 raise
 
-    def one(self, format_: str, precision: str) -> Artifact | EdgekitError:
+    def one(self, format_: str, precision: str, batch: int) -> Artifact | EdgekitError:
         """One artifact, or why there is none. An error that would end the run ends it."""
         with self.lock:
             if self.ended:
@@ -148,7 +158,7 @@ class Artifacts:
             self.active += 1
             self.idle.clear()
         try:
-            return artifact(self.model, format_, precision, {}, self.tell, self.inputs)
+            return artifact(self.model, format_, precision, {}, self.tell, self.inputs, batch)
         except (ConvertError, AgentError) as error:
             return error
         finally:
@@ -281,7 +291,10 @@ def convert_in_worker(request: Json) -> Json:
     """In a worker: build the source, convert it, check the file."""
     model = Model.from_json(request["model"])
     converter, framework = plugins.load("converter", request["format"]), request["framework"]
-    specs = sources.inputs_of(model, framework)
+    specs = tuple(
+        dataclasses.replace(spec, shape=(request["batch"], *spec.shape[1:]))
+        for spec in sources.inputs_of(model, framework)
+    )
     calibration = _arrays(request["calibration"], model, specs) if request["calibration"] else None
     built = sources.build(model, framework, Path(request["weights"]) if request["weights"] else None)
     output = Path(request["folder"]) / request["file"]
@@ -308,7 +321,7 @@ def _arrays(paths: Sequence[str], model: Model, specs: Sequence[TensorSpec]) -> 
 
 
 def reference_in_worker(request: Json) -> Json:
-    """In a worker: run the source model on each test input by itself, as an artifact of batch 1 does.
+    """In a worker: run the source model on each test input by itself, or on as many as it was made for.
 
     Raises ConvertError when the outputs are such that nothing can be compared with them.
     """
@@ -322,11 +335,13 @@ def reference_in_worker(request: Json) -> Json:
     run = opening.runner(built, framework, specs)
     rows: list[list[np.ndarray]] = []
     names: tuple[str, ...] = ()
-    for index in range(len(xs[0])):
-        values, called = run([x[index : index + 1] for x in xs])
+    count = len(xs[0])
+    for start in range(0, count, model.batch):
+        places = np.minimum(np.arange(start, start + model.batch), count - 1)
+        values, called = run([x[places] for x in xs])
         rows.append(values)
         names = tuple(called)
-    outputs = [np.concatenate(column).astype(np.float32) for column in zip(*rows, strict=True)]
+    outputs = [np.concatenate(column)[:count].astype(np.float32) for column in zip(*rows, strict=True)]
     wild, size = sum(int(np.sum(~np.isfinite(output))) for output in outputs), sum(output.size for output in outputs)
     if wild or not any(output.any() for output in outputs):
         what = f"are not finite: {wild} of {size} values" if wild else f"are all zero, on {len(xs[0])} inputs"

@@ -263,7 +263,9 @@ def order(wanted: Sequence[TensorSpec], have: Sequence[TensorSpec]) -> list[int]
 
 
 def encode(xs: Sequence[np.ndarray], specs: Sequence[TensorSpec], layouts: Sequence[str | None]) -> bytes:
-    """Inputs [N, ...] as an artifact's input tensors: sample after sample, in each input after input, little-endian.
+    """Inputs [N, ...] as an artifact's input tensors: call after call, in each input after input, little-endian.
+
+    A call takes as many samples as the first dimension of the tensors says; N is a multiple of that.
 
     Integer inputs that are quantized: stored = clip(rint(real / scale) + zero_point), halves to even (Jacob et al.,
     arXiv:1712.05877, eq. 1). Raises UserError when the numbers or shapes do not fit.
@@ -277,7 +279,8 @@ def encode(xs: Sequence[np.ndarray], specs: Sequence[TensorSpec], layouts: Seque
         raise UserError(f"the inputs have different numbers of samples: {', '.join(str(len(a)) for a in stored)}")
     if len(stored) == 1:
         return stored[0].tobytes()
-    rows = [np.ascontiguousarray(array).reshape(len(array), -1).view(np.uint8) for array in stored]
+    calls = len(stored[0]) // specs[0].shape[0]
+    rows = [np.ascontiguousarray(array).reshape(calls, -1).view(np.uint8) for array in stored]
     return np.concatenate(rows, axis=1).tobytes()
 
 
@@ -295,21 +298,21 @@ def _stored(x: np.ndarray, spec: TensorSpec, layout: str | None) -> np.ndarray:
     return np.ascontiguousarray(moved.astype(dtype))
 
 
-def sample_bytes(specs: Sequence[TensorSpec]) -> list[int]:
-    """The bytes of one sample in each tensor."""
+def call_bytes(specs: Sequence[TensorSpec]) -> list[int]:
+    """The bytes of one call in each tensor."""
     import numpy as np
 
-    return [np.dtype(spec.dtype).itemsize * math.prod(spec.shape[1:]) for spec in specs]
+    return [np.dtype(spec.dtype).itemsize * math.prod(spec.shape) for spec in specs]
 
 
 def decode(raw: bytes | bytearray | memoryview, specs: Sequence[TensorSpec]) -> tuple[np.ndarray, ...]:
-    """The bytes of output tensors, sample after sample and in each output after output, as float32 [N, ...] for each.
+    """The bytes of output tensors, call after call and in each output after output, as float32 [N, ...] for each.
 
-    Integer outputs: real = (stored - zero_point) * scale. Raises ProtocolError when the bytes are no whole number of samples.
+    Integer outputs: real = (stored - zero_point) * scale. Raises ProtocolError when the bytes are no whole number of calls.
     """
     import numpy as np
 
-    dtypes, sizes = [np.dtype(spec.dtype).newbyteorder("<") for spec in specs], sample_bytes(specs)
+    dtypes, sizes = [np.dtype(spec.dtype).newbyteorder("<") for spec in specs], call_bytes(specs)
     if len(raw) % sum(sizes):
         names = ", ".join(spec.name for spec in specs)
         raise ProtocolError(f"the output '{names}' came as {len(raw)} bytes, which is no multiple of {sum(sizes)}")

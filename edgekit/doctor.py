@@ -14,6 +14,7 @@ from pathlib import Path
 from edgekit import config, devices, plugins, session
 from edgekit.cache import cache_dir
 from edgekit.errors import AgentError, EdgekitError
+from edgekit.evidence import SINCE_BOOT, THROTTLE_BITS
 from edgekit.link import Link, duration
 from edgekit.transports import Transport
 from edgekit.types import Device, Json
@@ -26,8 +27,6 @@ HOT_MILLIC = 75_000  # a Raspberry Pi slows down from 80 degrees on
 CLOCK_S = 120.0
 SHELL_S, HELLO_S, PROBE_S = 20.0, 20.0, 60.0
 LOOK_FURTHER = "edgekit profile shows the whole error"
-# Bits of a Raspberry Pi's get_throttled; 16 bits further up they say that it has happened.
-THROTTLED = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
 # program -> (Debian package, what it is for, whether a device needs it)
 PROGRAMS: dict[str, tuple[str, str, Callable[[Device], bool]]] = {
     "gcc": ("gcc", "the native timing loop", lambda device: True),
@@ -223,8 +222,8 @@ def check_steadiness(state: Json) -> Iterator[Finding]:
         yield Finding("temperature", True, f"{heat / 1000:.0f} C", advice=advice)
     bits = state.get("throttled")
     if bits is not None:
-        now = [text for bit, text in THROTTLED.items() if bits >> bit & 1]
-        before = [text for bit, text in THROTTLED.items() if bits >> bit + 16 & 1]
+        now = [text for bit, text in THROTTLE_BITS.items() if bits >> bit & 1]
+        before = [text for bit, text in THROTTLE_BITS.items() if bits >> bit + SINCE_BOOT & 1]
         advice = f"since it was switched on it had: {', '.join(before)}" if before else ""
         mend = "a stronger power supply against under-voltage, a fan against heat"
         yield Finding("throttling", not now, ", ".join(now) or "none", mend, advice)

@@ -14,6 +14,7 @@
     ├── AgentError         -> cell  raised only from an agent's reply; `kind` is a word of protocol.ERROR_KINDS
     │   └── Unsupported    -> cell  an answer, not a failure: the device or runtime cannot do this
     ├── WrongOutput        -> cell  the outputs on the device are not the model's; nothing was timed
+    ├── NotDelegated       -> cell  operators outside the fast backend, and all were to run there
     └── GateFailed         exit 1   a measured figure broke a limit
 
 Some cells failed: exit 4. Interrupted: exit 130. Anything else is a bug of ours: exit 70, with a traceback.
@@ -129,6 +130,12 @@ class Unsupported(AgentError):
 
 class WrongOutput(EdgekitError):
     """The outputs on the device do not match the float source; its speed would be the speed of something else."""
+
+    exit_code = EXIT_CELLS
+
+
+class NotDelegated(EdgekitError):
+    """Operators run outside the fast backend, and --require-full-delegation was given."""
 
     exit_code = EXIT_CELLS
 

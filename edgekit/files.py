@@ -45,11 +45,11 @@ def load(path: Path, shapes: Sequence[TensorSpec], trust: bool, say: Say | None)
                 message = f"{path.name}: the {side} '{spec.name}' is of the type {spec.dtype}, which is not measured"
                 raise UserError(message, f"export the model with ends of one of: {', '.join(DTYPES)}")
     for spec in inputs:
-        if len(spec.shape) < 2 or spec.shape[0] != 1:
+        if len(spec.shape) < 2 or spec.shape[0] != inputs[0].shape[0]:
             message = (
-                f"{path.name}: the input '{spec.name}' has the shape {spec.shape}; one sample at a time is measured"
+                f"{path.name}: the input '{spec.name}' has the shape {spec.shape}, which does not begin with the batch"
             )
-            raise UserError(message, "export the model with a batch of 1 as the first dimension of every input")
+            raise UserError(message, "export the model with the batch as the first dimension of every input")
     return Model(
         name=model_name(path),
         source=path,
@@ -89,7 +89,7 @@ def describe(path: Path, shapes: Sequence[TensorSpec] | None, trust: bool = Fals
         "trust": trust,
     }
     here = Path(__file__).parent
-    parts = ("inspection.py", "opening.py", "converters/_tflite_graph.py")
+    parts = ("inspection.py", "opening.py", "macs.py", "pte.py", "converters/_tflite_graph.py")
     code = cache.source_sha256(Path(__file__), *(here / part for part in parts))
     place = {name: value for name, value in request.items() if name != "path"}
     key = cache.digest({"content": cache.content_sha256(path), "suffix": path.suffix, "code": code, **place})

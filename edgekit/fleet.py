@@ -48,14 +48,14 @@ class Ordered(convert.Artifacts):
         self.mail: queue.Queue[Share | None] = queue.Queue()  # a share that has ended; None is an order
         self.ready = threading.Event()
 
-    def get(self, format_: str, precision: str) -> Artifact:
+    def get(self, format_: str, precision: str, batch: int) -> Artifact:
         """As of one device. Raises DeviceError when all was ended before they were made."""
         if not self.ready.is_set():
             self.mail.put(None)
             self.ready.wait()
         if not self.found:
             raise DeviceError("ended before anything was converted")
-        return super().get(format_, precision)
+        return super().get(format_, precision, batch)
 
 
 def run(

@@ -6,6 +6,7 @@ inputs, outputs      TensorSpecs; the batch is fixed to 1 where it is open  note
 first_output         the place among `outputs` of the one that is the model's first, where that is not 0
 operators            {name: count}                                          total_ops
 weights_bytes        {dtype: bytes}                                         opset, version ... where there is one
+macs, parameters     of the whole model for one call                    uncounted   types of operators whose MACs are not known
 custom_operators     names that no stock runtime knows
 delegate             {"name", "expected_ops", "total_ops", "rest": {operator: count}}, an expectation, for formats with one
 """
@@ -18,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekit import files, opening
+from edgekit import files, macs, opening
 from edgekit.converters import _tflite_graph
 from edgekit.errors import UserError
 from edgekit.types import Json, TensorSpec, to_json
@@ -51,6 +52,8 @@ def describe(request: Json) -> Json:
         shapes = tuple(TensorSpec.from_json(spec) for spec in request["shapes"])
     name = request["format"] if kind == "artifact" else kind
     found: Json = READERS[name](path, shapes, request["trust"])
+    if name in macs.READERS:
+        found |= _work(path, name, found)
     if not found.get("first_output"):
         found.pop("first_output", None)
     specs = {side: [to_json(spec) for spec in found[side]] for side in ("inputs", "outputs")}
@@ -58,6 +61,16 @@ def describe(request: Json) -> Json:
     if request["format"]:
         base |= {"format": request["format"], "precision": "as_is"}
     return {**base, **found, **specs}
+
+
+def _work(path: Path, name: str, found: Json) -> Json:
+    """The sums of a file's operators; a note more where they cannot be told."""
+    known = all(-1 not in spec.shape for spec in found["inputs"])
+    try:
+        whole = macs.summed(macs.READERS[name](path, found["inputs"] if known else ()))
+    except UserError as error:
+        return {"notes": [*found.get("notes", ()), error.message]}
+    return {key: whole[key] for key in ("macs", "parameters", "uncounted") if key in whole}
 
 
 def _counted(names: Iterable[str]) -> Json:

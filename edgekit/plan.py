@@ -20,38 +20,74 @@ ALIASES = {"litert": "tflite", "ort": "onnxruntime"}
 # The order in which `--precision all` goes through them.
 ALL_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8_io", "int8_dynamic", "int8_weight", "int16x8", "int4_weight")
 PATHS = ("data", "calibration", "metric", "reference")
-MODEL, DEVICE, PRECISIONS, THREADS = "digits_cnn", "pi4", ("fp32", "int8"), (1,)
+MODEL, DEVICE, PRECISIONS, THREADS, BATCHES = "digits_cnn", "pi4", ("fp32", "int8"), (1,), (1,)
+# What is measured beside latency, memory and accuracy, and kept in a run only where it was asked for.
+EXTRAS = ("level", "operators", "require_full_delegation", "sustained_s", "energy", "power_meter")
+
+# What --quick and --gate change of an Effort.
+LEVELS: Mapping[str, Json] = {
+    "quick": {"launches": 3, "target": 0.05, "max_seconds": 15.0},
+    "gate": {"launches": 10, "target": 0.01, "max_seconds": 180.0},
+}
+EFFORT_KINDS: Mapping[str, Any] = {
+    "launches": int,
+    "warmup_calls": int,
+    "warmup_s": float,
+    "calls": int,
+    "min_calls": int,
+    "seconds": float,
+    "target": float,
+    "max_seconds": float,
+}
+
+# --metric instructions: what it makes of a request that says nothing of these. Counts repeat, so a few calls tell all, and a few
+# inputs whether the outputs are the model's.
+INSTRUCTIONS = "instructions"
+COUNTING_SAMPLES, COUNTING = 4, {"launches": 1, "warmup_calls": 1, "calls": 3}
 
 WORDS = {"data": "the data", "judged_by": "the metric or the reference"}
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured per cell. A profile's [limits] and the command line override single fields."""
+    """How much is measured per cell. A profile's [limits] and the command line override single fields.
 
-    launches: int = 3
+    Fresh processes (`launches`, at least) are timed for `seconds` each, and more of them are started until the 95 % interval of
+    the median is within +-`target` of it, or `max_seconds` were spent on warm-up and samples of the cell. `calls` says how many
+    samples a launch takes instead. With a number of launches or calls that somebody asked for, the target is 0: so many, and
+    no more. stats.py says why six launches are the least.
+    """
+
+    launches: int = 6
     warmup_calls: int = 5
     warmup_s: float = 0.5
-    calls: int = 200
-    min_calls: int = 20
-    max_seconds: float = 10.0
+    calls: int | None = None
+    min_calls: int = 5
+    seconds: float = 0.2
+    target: float = 0.02
+    max_seconds: float = 60.0
 
     @classmethod
-    def of(cls, device: Device, overrides: Json) -> Effort:
-        """Defaults by kind of device. Counts under emulation are deterministic, so few calls are enough there."""
+    def of(cls, device: Device, overrides: Json, level: str | None = None) -> Effort:
+        """Defaults by kind of device and level of precision. Raises UserError.
+
+        Counts under emulation are deterministic, so few calls are enough there, at every level.
+        """
+        if level is not None and level not in LEVELS:
+            raise unknown("level of precision", level, LEVELS)
         base = (
-            cls(launches=1, warmup_calls=2, warmup_s=0.0, calls=10, min_calls=3, max_seconds=20.0)
+            cls(launches=1, warmup_calls=2, warmup_s=0.0, calls=10, min_calls=3, target=0.0, max_seconds=20.0)
             if device.emulated
-            else cls()
+            else cls(**LEVELS.get(level or "", {}))
         )
-        kinds: Json = {name: type(value) for name, value in dataclasses.asdict(base).items()}
+        kinds = EFFORT_KINDS
         given = {name: value for name, value in overrides.items() if value is not None}
         for name in given:
             if name not in kinds:
                 raise unknown("field of the effort", name, kinds)
         changes = {name: value for name, value in {**device.limits, **given}.items() if name in kinds}
         for name, value in changes.items():
-            least = 0 if name.startswith("warmup") else 1
+            least = 0 if name in ("warmup_calls", "warmup_s", "seconds", "target") else 1
             what = "whole number" if kinds[name] is int else "number"
             if (
                 not isinstance(value, (int, kinds[name]))
@@ -59,8 +95,10 @@ class Effort:
                 or not least <= value < float("inf")
             ):
                 raise UserError(f"{name.replace('_', '-')} must be a {what} of at least {least}, not {value}")
+        if changes.keys() & {"launches", "calls"}:
+            changes = {"target": 0.0, **changes}
         effort = dataclasses.replace(base, **changes)
-        return dataclasses.replace(effort, min_calls=min(effort.min_calls, effort.calls))
+        return dataclasses.replace(effort, min_calls=min(effort.min_calls, effort.calls or effort.min_calls))
 
 
 @dataclass(frozen=True)
@@ -85,15 +123,28 @@ class Request:
     trust: bool = False
     connection: Json = field(default_factory=dict)
     wait: bool = False
+    level: str | None = None
+    batches: tuple[int, ...] = BATCHES
+    operators: bool = False
+    require_full_delegation: bool = False
+    sustained_s: float | None = None
+    energy: bool = False
+    power_meter: str | None = None
+
+    @property
+    def counts_only(self) -> bool:
+        """Whether instructions are all that is asked for."""
+        return self.metric == INSTRUCTIONS
 
     def checked(self) -> Request:
         """The same with its defaults filled in. Raises UserError for what no run can be made of."""
-        for name in ("runtimes", "precisions", "threads"):
+        for name in ("runtimes", "precisions", "threads", "batches"):
             if getattr(self, name) == ():
                 raise UserError(f"no {name} are left to measure", f"leave {name} out to have the default")
-        for threads in self.threads:
-            if not isinstance(threads, int) or threads < 1:
-                raise UserError(f"threads must be whole numbers of at least 1, not {threads!r}")
+        for name in ("threads", "batches"):
+            for number in getattr(self, name):
+                if not isinstance(number, int) or number < 1:
+                    raise UserError(f"{name} must be whole numbers of at least 1, not {number!r}")
         if self.samples is not None and (not isinstance(self.samples, int) or self.samples < 1):
             raise UserError(f"samples must be a whole number of at least 1, not {self.samples!r}")
         return dataclasses.replace(
@@ -101,6 +152,21 @@ class Request:
             model=MODEL if self.model is None else self.model,
             device=DEVICE if self.device is None else self.device,
         )
+
+
+def counting(request: Request, devices: Sequence[Device]) -> Request:
+    """The request as --metric instructions means it; any other one as it is. Raises UserError where nothing counts them."""
+    if not request.counts_only:
+        return request
+    for device in devices:
+        if not device.counted:
+            hint = "name an emulated board, such as pi4; `edgekit devices` lists them"
+            raise UserError(
+                f"instructions are not counted on {device.name}: only user-mode emulation counts them", hint
+            )
+    samples = COUNTING_SAMPLES if request.samples is None else request.samples
+    said = {name: value for name, value in request.effort.items() if value is not None}
+    return dataclasses.replace(request, samples=samples, effort={**COUNTING, **said})
 
 
 def check_apart(devices: Sequence[Device]) -> None:
@@ -118,11 +184,13 @@ def expand(model: Model, device: Device, request: Request) -> list[Cell]:
     """
     cells = []
     wanted = precisions(model, request.precisions)
+    batches = request.batches if request.batches != BATCHES else (model.batch,)
     for name in _runtimes(model, device, request.runtimes):
         formats = plugins.load("runtime", name).FORMATS
         made = model.entry if model.entry in formats else formats[0]
-        for precision, threads in itertools.product(wanted, request.threads):
-            cells.append(Cell(model.name, made, precision, name, device.name, threads))
+        for precision, threads, batch in itertools.product(wanted, request.threads, batches):
+            options = (("batch", str(batch)),) if batch != 1 else ()
+            cells.append(Cell(model.name, made, precision, name, device.name, threads, options))
     most = int(device.limits.get("threads", 0))
     for threads in request.threads:
         if most and threads > most:
@@ -178,6 +246,8 @@ def header(request: Request, model: Model, device: Device, effort: Effort, cells
         **({"preprocess": request.preprocess} if request.preprocess else {}),
         **({"trust": True} if request.trust else {}),
         **({"connection": public(request.connection)} if request.connection else {}),
+        **({"batches": list(request.batches)} if request.batches != BATCHES else {}),
+        **{name: value for name in EXTRAS if (value := getattr(request, name))},
         "effort": dataclasses.asdict(effort),
         "cells": [cell.id for cell in cells],
     }
@@ -231,6 +301,8 @@ def request_of(earlier: store.Run, given: Request) -> Request:
             inputs=tuple(plan.get("inputs", ())),
             preprocess=plan.get("preprocess"),
             trust=plan.get("trust", False),
+            batches=tuple(plan.get("batches", BATCHES)),
+            **{name: plan[name] for name in EXTRAS if name in plan},
             connection={**plan.get("connection", {}), **given.connection},
             wait=given.wait,
             **{name: getattr(given, name) or plan.get(name) for name in PATHS},

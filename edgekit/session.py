@@ -38,6 +38,8 @@ PATIENCE_S = 120  # an agent that hears nothing for so long ends: the link may h
 GRACE_S = 15.0  # how much longer than the agent's own deadline the host waits for its answer
 GOODBYE_S = 2.0  # for the answer to a goodbye, which is a courtesy
 AGENT = Path(__file__).parent / "agent"
+# What a child of the agent is started with: to run an archive takes longer than to import from it.
+CHILD = "import sys; sys.path.insert(0, 'agents/%s'); from edgekit_agent.child import main; main()"
 
 
 def agent_archive() -> bytes:
@@ -126,9 +128,11 @@ class Session:
             transport.push(land.root, f"userland/{land.key[:16]}")
         agent = agent_file()
         transport.push(agent, f"agents/{agent.name}")
-        argv = [*place(list(land.python), land), "-I", "-S", f"agents/{agent.name}"]
+        python = [*place(list(land.python), land), "-I", "-S"]
+        argv = [*python, f"agents/{agent.name}"]
+        child = [*python, "-c", CHILD % agent.name]
         patience = [] if transport.seamless else ["--patience", str(PATIENCE_S)]
-        channel = transport.spawn([*argv, "--spawn", json.dumps(transport.command(argv)), *patience])
+        channel = transport.spawn([*argv, "--spawn", json.dumps(transport.command(child)), *patience])
         try:
             greeting = greet(channel)
             greeting["system"] |= transport.facts()

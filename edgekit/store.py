@@ -85,8 +85,8 @@ class Run:
         return line
 
     def forget_lost(self) -> None:
-        """Drop the cells that were lost with the device or its link: nothing is known of them, so they are measured again."""
-        kept = [line for line in self.lines if (line.get("error") or {}).get("kind") != "device"]
+        """Drop the cells that were lost with the device or its link, or interrupted: they are measured again."""
+        kept = [line for line in self.lines if (line.get("error") or {}).get("kind") not in ("device", "interrupted")]
         self.stale = self.stale or len(kept) < len(self.lines)
         self.lines = kept
 

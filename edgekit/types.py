@@ -63,6 +63,11 @@ class Model:
     notes: tuple[str, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def batch(self) -> int:
+        """Inputs per call, where nothing else is asked for: 1 but for a file that was made for more."""
+        return self.inputs[0].shape[0]
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Model:
         inputs = tuple(TensorSpec.from_json(spec) for spec in data["inputs"])
@@ -92,7 +97,7 @@ class Artifact:
 @dataclass(frozen=True)
 class Device:
     """A device profile. `runtimes` are the runtimes it can run, best first, and `optional_runtimes` those that run only when
-    they are asked for; `emulation` is None for a real device."""
+    they are asked for; `emulation` is None for a real device; `estimate` holds published figures and what was fitted to them."""
 
     name: str
     description: str
@@ -105,6 +110,7 @@ class Device:
     limits: Mapping[str, Any] = field(default_factory=dict)
     optional_runtimes: tuple[str, ...] = ()
     source: Path | None = None
+    estimate: Mapping[str, Any] | None = None
 
     @property
     def all_runtimes(self) -> tuple[str, ...]:
@@ -137,6 +143,11 @@ class Cell:
     options: tuple[tuple[str, str], ...] = ()
 
     @property
+    def batch(self) -> int:
+        """Inputs per call."""
+        return int(dict(self.options).get("batch", 1))
+
+    @property
     def id(self) -> str:
         extra = "".join(f"+{key}={value}" for key, value in (("threads", str(self.threads)), *self.options))
         return f"{self.model}/{self.precision}/{self.runtime}@{self.device}{extra}"
@@ -144,7 +155,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Caveat:
-    """A named weakness of a figure: `code` is a word of `caveats.CAVEATS`, `message` the sentence shown."""
+    """A named weakness of a figure: `code` is that of a `caveats.Weakness`, `message` the sentence shown."""
 
     code: str
     message: str
@@ -152,7 +163,10 @@ class Caveat:
 
 @dataclass(frozen=True)
 class Measurement:
-    """All that is known of one cell. `launches` keeps raw integer nanoseconds; statistics are computed on reading."""
+    """All that is known of one cell. `launches` keeps raw integer nanoseconds; statistics are computed on reading.
+
+    `void` are the launches that evidence spoke against, which count for nothing.
+    """
 
     cell: Cell
     status: Status
@@ -162,6 +176,10 @@ class Measurement:
     memory: Mapping[str, Any] | None = None
     accuracy: Mapping[str, Any] | None = None
     fidelity: Mapping[str, Any] | None = None
+    operators: Mapping[str, Any] | None = None
+    sustained: Mapping[str, Any] | None = None
+    energy: Mapping[str, Any] | None = None
+    void: tuple[Mapping[str, Any], ...] | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[Caveat, ...] = ()
 

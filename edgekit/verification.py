@@ -7,7 +7,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgekit import convert, data, metrics, plan, session, sources
@@ -20,7 +20,7 @@ SQNR_FLOOR_DB = 15.0  # below this an output is not the model's answer any more,
 INT4_FLOOR_DB = 6.0  # four bits leave a small classifier some 11 dB, and nearly all of its accuracy
 PREDICT_S = 1800.0
 # What goes to the device at a time: of a large set of images no more lies there, and a small one is there once for all cells.
-BATCH_BYTES = 64 << 20
+PORTION_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Subject:
     inputs: data.Data
     total_inputs: int
     artifacts: convert.Artifacts
-    metric: str | None = None
+    request: plan.Request = field(default_factory=plan.Request)
     reference: Model | None = None
 
 
@@ -51,22 +51,26 @@ def deploy(subject: Subject, cell: Cell, artifact: Artifact, live: session.Sessi
         "inputs": to_json(artifact.inputs),
         "outputs": to_json(artifact.outputs),
         "emulated": subject.device.counted,
-        # Threads wait for one another in busy loops, so a count over several says more of the schedule than of the model.
-        "counters": subject.device.counted and cell.threads == 1,
+        "counters": subject.device.counted,
     }
 
 
 def encoded(subject: Subject, artifact: Artifact, start: int) -> bytes:
-    """One batch of held-out inputs, from `start` on, as the artifact takes them."""
-    given, rows = subject.model.inputs, slice(start, start + batch_of(artifact.inputs))
+    """What goes to the device at a time of the held-out inputs, from `start` on, as the artifact takes it.
+
+    The last call is filled up with its last input again.
+    """
+    given, end = subject.model.inputs, min(subject.inputs.count, start + portion(artifact.inputs))
+    batch = artifact.inputs[0].shape[0]
+    rows = [min(row, end - 1) for row in range(start, start + -(-(end - start) // batch) * batch)]
     places = data.order(artifact.inputs, given)
     xs = [subject.inputs.x[place][rows] for place in places]
     return data.encode(xs, artifact.inputs, [given[place].layout for place in places])
 
 
-def batch_of(inputs: tuple[TensorSpec, ...]) -> int:
-    """How many samples go to the device at a time."""
-    return max(1, BATCH_BYTES // sum(data.sample_bytes(inputs)))
+def portion(inputs: tuple[TensorSpec, ...]) -> int:
+    """How many samples go to the device at a time: whole calls."""
+    return max(1, PORTION_BYTES // sum(data.call_bytes(inputs))) * inputs[0].shape[0]
 
 
 def verify(
@@ -76,7 +80,7 @@ def verify(
 
     Adds memory, accuracy, fidelity and their caveats to `found`. Raises WrongOutput when the outputs are not the model's.
     """
-    inputs, model = subject.inputs, subject.model
+    inputs, model, judging = subject.inputs, subject.model, not subject.request.counts_only
     expected = reference_of(subject, artifact, say)
     outputs, found["memory"] = predicted(subject, artifact, live, request, folder, say)
     warnings = found["warnings"] = [caveat("opened", what=note) for note in model.notes]
@@ -84,7 +88,7 @@ def verify(
         warnings.append(caveat("random-inputs"))
     elif inputs.y is None:
         warnings.append(caveat("no-labels"))
-    elif inputs.count < subject.total_inputs:
+    elif judging and inputs.count < subject.total_inputs:
         warnings.append(caveat("few-inputs", count=inputs.count, total=subject.total_inputs))
     index = model.metric_output
     if expected is not None:
@@ -94,13 +98,19 @@ def verify(
         found["fidelity"] = data.fidelities(outputs, expected.outputs, expected.names)
     else:
         warnings.append(caveat("no-reference"))
-    if inputs.y is not None and inputs.origin == "recipe" and not subject.metric and "classif" not in model.task:
+    if (
+        inputs.y is not None
+        and judging
+        and inputs.origin == "recipe"
+        and not subject.request.metric
+        and "classif" not in model.task
+    ):
         warnings.append(caveat("no-metric", task=model.task))
-    elif inputs.y is not None:
+    elif inputs.y is not None and judging:
         try:
             found["accuracy"] = judged(subject, outputs, expected, index)
         except EdgekitError as error:
-            if ":" not in (subject.metric or ""):
+            if ":" not in (subject.request.metric or ""):
                 raise
             warnings.append(caveat("no-accuracy", why=error.message))  # the user's own metric: the figures stay
         if "chance" in found.get("accuracy", {}):
@@ -111,11 +121,11 @@ def verify(
 def predicted(
     subject: Subject, artifact: Artifact, live: session.Session, request: Json, folder: Path, say: Say
 ) -> tuple[data.Arrays, Json]:
-    """The artifact's outputs on all held-out inputs, batch after batch in one process, and that process's memory figures.
+    """The artifact's outputs on all held-out inputs, portion after portion in one process, and that process's memory figures.
 
     The process stays for the first launch: what is timed is what was verified.
     """
-    count, step = subject.inputs.count, batch_of(artifact.inputs)
+    count, step, batch = subject.inputs.count, portion(artifact.inputs), artifact.inputs[0].shape[0]
     say(f"verifying on {subject.device.name}: {count} inputs")
     place, raw = folder / "output.bin", bytearray()
     for start in range(0, count, step):
@@ -125,15 +135,15 @@ def predicted(
             job |= {"input": live.lend(folder / "more.bin"), "discard": True, "continue": True}
 
         def told(event: Json, before: int = start) -> None:
-            say(f"verifying: {before + int(event['done'])} of {count} inputs")
+            say(f"verifying: {min(count, before + batch * int(event['done']))} of {count} inputs")
 
         reply = live.fetch("predict", job, PREDICT_S, place, told)
         check_tensors(artifact, reply)
         raw += place.read_bytes()
     outputs = data.decode(raw, artifact.outputs)
-    if len(outputs[0]) != count:
+    if len(outputs[0]) != -(-count // batch) * batch:
         raise ProtocolError(f"the device answered for {len(outputs[0])} of {count} inputs")
-    return outputs, reply["memory"]
+    return tuple(output[:count] for output in outputs), reply["memory"]
 
 
 def reference_of(subject: Subject, artifact: Artifact, say: Say) -> convert.Reference | None:
@@ -160,7 +170,7 @@ def check_reference(model: Model, other: Model) -> None:
     places = data.order(other.inputs, model.inputs)
     for spec, place in zip(other.inputs, places, strict=True):
         wanted = sources.in_layout(model.inputs[place], spec.layout).shape
-        if spec.shape != wanted:
+        if spec.shape[1:] != wanted[1:]:
             message = f"the reference {other.source.name} takes {spec.shape} as '{spec.name}', the model {wanted}"
             raise UserError(message, "give the float model that this one was made from")
 
@@ -210,7 +220,7 @@ def judged(subject: Subject, outputs: data.Arrays, expected: convert.Reference |
         raise UserError(f"METRIC_OUTPUT is {index}, and the model has {len(outputs)} outputs", "0 is the first")
     about = subject.inputs.provenance.get("labels", {})
     reference = expected.outputs[index] if expected else None
-    return metrics.judge(outputs[index], y, about, subject.metric, reference)
+    return metrics.judge(outputs[index], y, about, subject.request.metric, reference)
 
 
 def check_fidelity(fidelity: Json | None, outputs: data.Arrays, precision: str) -> None:

@@ -14,6 +14,8 @@ WEIGHTS = [[((5 * i + 3 * j) % 9 - 4) / 4 for j in range(OUTPUTS)] for i in rang
 BIAS = [0.5, -0.25, 1.0, 0.0]
 SAMPLE = [(k % 5 - 2) / 8 for k in range(INPUTS)]
 FILES = {"tflite": "tiny.tflite", "onnxruntime": "tiny.onnx", "executorch": "tiny.pte"}
+# The same and a running sum of its answer, which XNNPACK does not do.
+FALLBACK_FILES = {"fallback_tflite": "fallback.tflite", "fallback_executorch": "fallback.pte"}
 # Of the runtimes that are used from Python.
 PYTHON_FILES = {
     "tflite_runtime": "tiny.tflite",
@@ -40,11 +42,11 @@ def make(folder: Path, *formats: str) -> dict[str, Path]:
     argv = [sys.executable, __file__, str(folder), *chosen]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    return {name: folder / {**FILES, **PYTHON_FILES}[name] for name in chosen}
+    return {name: folder / {**FILES, **FALLBACK_FILES, **PYTHON_FILES}[name] for name in chosen}
 
 
-def make_tflite(path: Path) -> None:
-    """By LiteRT's own schema: one FULLY_CONNECTED."""
+def make_tflite(path: Path, summed: bool = False) -> None:
+    """By LiteRT's own schema: one FULLY_CONNECTED, and a CUMSUM where that is wanted."""
     import flatbuffers
     import numpy as np
     from ai_edge_litert import schema_py_generated as schema
@@ -79,6 +81,20 @@ def make_tflite(path: Path) -> None:
     model.version, model.description, model.operatorCodes, model.subgraphs = 3, "tiny", [code], [graph]
     transposed = [WEIGHTS[i][j] for j in range(OUTPUTS) for i in range(INPUTS)]
     model.buffers = [buffer([]), buffer(transposed), buffer(BIAS)]
+    if summed:
+        second = schema.OperatorCodeT()
+        second.builtinCode, second.version = schema.BuiltinOperator.CUMSUM, 1
+        second.deprecatedBuiltinCode = 127  # the field of eight bits says that the number is in the other one
+        last = schema.OperatorT()
+        last.opcodeIndex, last.inputs, last.outputs = 1, [3, 4], [5]
+        last.builtinOptionsType, last.builtinOptions = schema.BuiltinOptions.CumsumOptions, schema.CumsumOptionsT()
+        axis = tensor("axis", [], 3)
+        axis.type = schema.TensorType.INT32
+        one = buffer([])
+        one.data = np.frombuffer(struct.pack("<i", 1), np.uint8)
+        graph.tensors += [axis, tensor("z", [1, OUTPUTS], 0)]
+        graph.operators, graph.outputs = [operator, last], [5]
+        model.operatorCodes, model.buffers = [code, second], [*model.buffers, one]
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
     path.write_bytes(builder.Output())
@@ -111,6 +127,30 @@ def make_executorch(path: Path) -> None:
 
 
 make_tflite_runtime = make_tflite
+
+
+def make_fallback_tflite(path: Path) -> None:
+    """The layer, and CUMSUM."""
+    make_tflite(path, summed=True)
+
+
+def make_fallback_executorch(path: Path) -> None:
+    """The layer delegated to XNNPACK, and a portable cumsum."""
+    import torch
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    class Summed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch_layer()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cumsum(self.layer(x), 1)
+
+    exported = torch.export.export(Summed().eval(), (torch.zeros(1, INPUTS),))
+    program = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
+    path.write_bytes(program.buffer)
 
 
 def torch_layer() -> Any:
@@ -160,4 +200,4 @@ def make_tensorflow(path: Path) -> None:
 
 if __name__ == "__main__":
     for runtime in sys.argv[2:]:
-        globals()[f"make_{runtime}"](Path(sys.argv[1]) / {**FILES, **PYTHON_FILES}[runtime])
+        globals()[f"make_{runtime}"](Path(sys.argv[1]) / {**FILES, **FALLBACK_FILES, **PYTHON_FILES}[runtime])

@@ -1,8 +1,8 @@
 """The agent: reads requests, runs each in a fresh child process of itself, answers. Standard library only, Python 3.9.
 
 Started as `python -I -S edgekit-agent-<sha>.pyz [--spawn JSON] [--patience SECONDS]`; `--spawn` is the argv that starts
-another copy of this program on this device (an emulated device needs its emulator there; without it, this interpreter is
-used). After `--patience` without a word of the host the agent ends as if the link had.
+a child on this device (an emulated device needs its emulator there; without it, this interpreter is used). After `--patience`
+without a word of the host the agent ends as if the link had.
 """
 
 import json
@@ -13,13 +13,15 @@ import signal
 import sys
 import time
 
-from . import protocol, sysinfo
-from .children import Child, die_with_parent
+from . import child, protocol, sysinfo
+from .child import answer_for
+from .children import Child
 from .lock import Lock
 from .pipes import Lines, claim_stdout, send
 from .protocol import Fault
+from .watch import Told, Watch
 
-CHILD_OPERATIONS = ("probe", "predict", "measure")
+WATCHED = ("measure", "sustain")  # what happens on the device meanwhile is evidence for or against the figures
 LOCK_POLL_S = 0.5
 
 
@@ -49,50 +51,20 @@ def greeting():
     }
 
 
-def answer_for(call, *arguments):
-    """Turn what `call` returns or raises into the body of a reply."""
-    try:
-        return {"ok": call(*arguments)}
-    except Fault as fault:
-        return {"error": {"kind": fault.kind, "message": fault.message}}
-    except MemoryError:
-        return {"error": {"kind": "out_of_memory", "message": "the process ran out of memory"}}
-    except (EOFError, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        import traceback
-
-        traceback.print_exc()
-        return {"error": {"kind": "internal", "message": "%s: %s" % (type(error).__name__, error)}}
-
-
-def child(out):
-    """A child's whole life: requests on stdin until it ends, events and an answer to each on `out`."""
-    die_with_parent()
-    lines = Lines(0)
-    while not lines.closed:
-        line = lines.take()
-        if line is None:
-            lines.fill()
-            continue
-        send(out, answer_for(work, protocol.decode(line), out))
-
-
-def work(request, out):
-    """The result of one operation, in a child. Raises Fault and whatever a runtime raises."""
-    from . import measure
-
-    return getattr(measure, request["op"])(request["args"], lambda event: send(out, {"event": event}))
-
-
 class Agent:
-    """Answers the host's requests, each in a child: a fresh one, or with `continue` the one that a request with `keep` left."""
+    """Answers the host's requests, each in a child: a fresh one, or with `continue` the one that a request with `keep` left.
+
+    One is kept for each `slot` that a request names, so that two launches can be measured in turns. At the end of a
+    request with `another` the next one starts already, while nothing is measured and the host is busy with the answer.
+    """
 
     def __init__(self, out, spawn, patience_s=None):
         self.out = out
         self.spawn = spawn
         self.host = Lines(0, patience_s)
-        self.kept = None
+        self.kept = {}
+        self.spare = None
+        self.told = Told()
         self.lock = Lock()
         self.written = set()  # files for the host to fetch, or lent by it; gone with the agent
 
@@ -110,7 +82,8 @@ class Agent:
                 else:
                     self.host.fill()
         finally:
-            self.drop()
+            for process in [*self.kept.values(), *([self.spare] if self.spare else [])]:
+                process.end()
             for path in list(self.written):
                 self.remove(path)
             self.lock.release()  # last: the device is free when nothing of this run is left at work
@@ -137,14 +110,15 @@ class Agent:
             return dict(greeting(), runtimes=runtimes(), state=sysinfo.state())
         if op == "lock":
             return self.hold(args["who"], float(args.get("wait_s", 0)))
-        if op not in CHILD_OPERATIONS:
+        if op not in child.OPERATIONS:
             raise Fault("unsupported", "this agent has no operation '%s'" % op)
+        slot = args.get("slot", "")
         if args.get("continue"):
-            if self.kept is None:
+            if slot not in self.kept:
                 raise Fault("internal", "there is no process to continue")
         else:
-            self.drop()
-            self.kept = Child(self.spawn)
+            self.drop(slot)
+            self.kept[slot] = self.fresh()
         if "output" in args:
             self.written.add(args["output"])
         if args.get("discard"):
@@ -155,14 +129,36 @@ class Agent:
             send(self.out, {"id": number, "event": event})
 
         try:
-            result = self.kept.ask({"op": op, "args": args}, float(args.get("deadline_s", 600)), emit, self.host)
+            result = self.ask(self.kept[slot], op, args, emit)
             keep = bool(args.get("keep"))
             return result
         finally:
             if args.get("discard"):
                 self.remove(args["input"])
             if not keep:
-                self.drop()
+                if args.get("another") and list(self.kept) == [slot]:
+                    self.spare = Child(self.spawn)
+                self.drop(slot)
+
+    def ask(self, child, op, args, emit):
+        """One operation of a child, watched and weighed where that is wanted.
+
+        Under qemu-user neither is done: /proc and /sys are partly the host's there, and a plug-in weighs.
+        """
+        here = not args.get("emulated")
+        watch = Watch(child.pid, self.told) if here and op in WATCHED else None
+        weighed = here and op == "predict"
+        watchers = [watch] if watch else [child.weigher] if weighed else []
+
+        def tell(event):
+            emit(dict(event, evidence=watch.latest()) if watch and "window" in event else event)
+
+        result = child.ask({"op": op, "args": args}, float(args.get("deadline_s", 600)), tell, self.host, watchers)
+        if weighed:
+            child.weigher.add_to(result["memory"])
+        if watch and result.get("timer") != "device":  # nor is this machine's state evidence of what runs elsewhere
+            result["evidence"] = watch.end()
+        return result
 
     def hold(self, who, wait_s):
         """Take the device's lock, waiting for it if need be. Raises EOFError when the host goes away meanwhile."""
@@ -196,11 +192,19 @@ class Agent:
         if os.path.exists(path):
             os.unlink(path)
 
-    def drop(self):
-        """End the child, if there is one."""
-        if self.kept is not None:
-            self.kept.end()
-            self.kept = None
+    def fresh(self):
+        """A process that was never asked anything."""
+        spare, self.spare = self.spare, None
+        if spare is not None and spare.lives():
+            return spare
+        if spare is not None:
+            spare.end()
+        return Child(self.spawn)
+
+    def drop(self, slot):
+        """End the child of a slot, if there is one."""
+        if slot in self.kept:
+            self.kept.pop(slot).end()
 
 
 def main(argv=None):
@@ -209,9 +213,7 @@ def main(argv=None):
     out = claim_stdout()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the host's business; it closes the link
     if "--child" in argv:
-        child(out)
-        # Native libraries may hang or crash in their exit handlers; the answer is out, so leave at once.
-        os._exit(0)
+        child.main(out)
     spawn = [sys.executable, "-I", "-S", os.path.abspath(sys.argv[0])]
     if "--spawn" in argv:
         spawn = json.loads(argv[argv.index("--spawn") + 1])

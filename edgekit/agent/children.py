@@ -11,6 +11,9 @@ import time
 from . import protocol
 from .pipes import Lines, send
 from .protocol import Fault
+from .weigh import Weigher
+
+LEAVE_S = 0.5
 
 
 class Child:
@@ -34,9 +37,13 @@ class Child:
         os.close(answer_write)
         self.lines = Lines(self.from_child)
         self.reaped = False
+        self.weigher = Weigher(self.pid)
 
-    def ask(self, request, deadline_s, emit, host):
-        """One request and its answer. Raises Fault, or EOFError when the host went away meanwhile."""
+    def ask(self, request, deadline_s, emit, host, watchers=()):
+        """One request and its answer. Raises Fault, or EOFError when the host went away meanwhile.
+
+        A watcher says how soon it is `due()` (None: not now), and is to `look()` then.
+        """
         deadline = time.monotonic() + deadline_s
         try:
             send(self.to_child, request)
@@ -49,8 +56,10 @@ class Child:
                 if host.closed:
                     raise EOFError
                 continue
-            soonest = left if patience is None else min(left, patience)
+            soonest = min(s for s in (left, patience, *(watcher.due() for watcher in watchers)) if s is not None)
             ready = select.select([self.from_child, host.fd], [], [], soonest)[0] if left > 0 else []
+            for watcher in watchers:
+                watcher.look()
             if not ready and time.monotonic() < deadline:
                 continue
             if not ready:
@@ -68,13 +77,20 @@ class Child:
             while line is not None:
                 answer = protocol.decode(line)
                 if "event" in answer:
-                    emit(answer["event"])
+                    if not self.weigher.takes(answer["event"]):
+                        emit(answer["event"])
                 elif "ok" in answer:
                     return answer["ok"]
                 else:
                     raise Fault(answer["error"]["kind"], answer["error"]["message"])
                 line = self.lines.take()
         raise death(self.wait())
+
+    def lives(self):
+        """Whether it has not ended by itself."""
+        if not self.reaped:
+            self.reaped = os.waitpid(self.pid, os.WNOHANG)[0] != 0
+        return not self.reaped
 
     def wait(self):
         """Reap it; returns what waitpid says of its end."""
@@ -84,13 +100,19 @@ class Child:
     def end(self):
         """Make sure it is gone and reaped: without a further request it leaves by itself, and gets a moment to."""
         os.close(self.to_child)
+        if not self.reaped and not self.leaves():
+            os.kill(self.pid, signal.SIGKILL)
         os.close(self.from_child)
-        for _ in range(50):
-            if self.reaped or os.waitpid(self.pid, os.WNOHANG)[0]:
-                return
-            time.sleep(0.01)
-        os.kill(self.pid, signal.SIGKILL)
-        self.wait()
+        if not self.reaped:
+            self.wait()
+
+    def leaves(self):
+        """Whether it leaves in good time: then its end of the pipe closes, whatever it still had to say."""
+        deadline = time.monotonic() + LEAVE_S
+        while select.select([self.from_child], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if not os.read(self.from_child, 65536):
+                return True
+        return False
 
 
 def offer():
@@ -100,13 +122,6 @@ def offer():
             stream.write("1000")
     except OSError:
         pass  # some kernels forbid it; then the largest process goes, which is this one most of the time
-
-
-def die_with_parent():
-    """From now on this process is killed when the agent that started it is: no native code runs on unattended (prctl(2))."""
-    import ctypes
-
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def death(status):

@@ -9,12 +9,13 @@ import importlib
 import time
 
 from . import memory as memory_of
-from . import plugin, sysinfo
+from . import plugin
 from .protocol import Fault
 from .runtimes._library import size_bytes
+from .warmup import BATCH_FLOOR_NS, WarmUp, batch_for
 
-BATCH_FLOOR_NS = 1_000_000  # a sample shorter than this is mostly timer noise, so calls are batched up to it
-MAX_BATCH = 100_000
+MOST_SAMPLES = 1000  # of one launch that is timed by seconds
+CHUNK, CHUNK_NS = 20, 50_000_000  # so many samples in one go of the native loop, or what fits
 
 
 def runtime_module(args):
@@ -29,28 +30,29 @@ def runtime_module(args):
 
 
 class Launch:
-    """A model loaded in this process: its first inference and its memory so far. Bytes and nanoseconds."""
+    """A model loaded in this process: how long that took, its first inference, and with `emit` what it weighs. Nanoseconds."""
 
-    def __init__(self, args):
+    def __init__(self, args, emit=None):
         module = runtime_module(args)
-        self.remote = getattr(module, "REMOTE", False)  # something else than this process runs the model
+        remote = getattr(module, "REMOTE", False)  # something else than this process runs the model
         self.libraries = args.get("libraries", {})
         if hasattr(module, "check"):
             module.check(
                 args["model"], self.libraries
             )  # refuses what would crash the runtime; no part of its load time
         module.probe(self.libraries)
-        # The runtime is imported and no model is there: the baseline of the memory figures.
-        self.meter = memory_of.meter(args.get("emulated"))
-        self.baseline = self.meter.restart()
+        if hasattr(module, "start"):
+            module.start(self.libraries)
+        # The runtime is imported and no model is there: the baseline of the memory figures. A launch that is only timed has none.
+        self.scale = memory_of.Scale(args.get("emulated"), emit) if emit and not remote else None
         options = {"threads": args.get("threads", 1), "libraries": self.libraries, "checked": True}
-        # What the host knows of the artifact's tensors, for runtimes whose files do not say it.
-        options.update((key, args[key]) for key in ("inputs", "outputs") if key in args)
+        # What the host knows of the artifact's tensors, for runtimes whose files do not say it; whether instructions are counted.
+        options.update((key, args[key]) for key in ("inputs", "outputs", "counters") if key in args)
         started = time.perf_counter_ns()
         self.loaded = module.load(args["model"], options)
         self.load_ns = time.perf_counter_ns() - started
-        self.load_peak = self.meter.peak()
-        self.after_load = self.meter.restart()
+        if self.scale:
+            self.scale.loaded()
         self.watch = Stopwatch(self.loaded, self.libraries, args.get("counters", False))
         self.first_ns = None
 
@@ -73,37 +75,15 @@ class Launch:
         else:
             self.loaded.run()
 
-    def memory(self, model):
-        """The memory figures up to now; memory.py has their definition. None of a model that runs elsewhere."""
-        if self.remote:
-            return {}
-        run_peak = self.meter.peak()
-        top = max(self.load_peak["resident"], run_peak["resident"])
-        result = {
-            "method": self.meter.method,
-            "baseline_bytes": self.baseline["resident"],
-            "load_peak_bytes": self.load_peak["resident"],
-            "loaded_bytes": self.after_load["resident"],
-            "run_peak_bytes": run_peak["resident"],
-            "delta_bytes": top - self.baseline["resident"],
-            "model_file_bytes": memory_of.file_bytes(model),
-            "model_mapped": memory_of.is_mapped(model),
-        }
-        if not self.meter.restartable:
-            result["run_peak_includes_load"] = True
-        if "anonymous" in run_peak:
-            result["anonymous_peak_bytes"] = max(self.load_peak["anonymous"], run_peak["anonymous"])
-        return result
-
 
 LAUNCH = None
 
 
-def launch(args):
+def launch(args, emit=None):
     """This process's launch: made now, or continued from the request before."""
     global LAUNCH
     if LAUNCH is None or not args.get("continue"):
-        LAUNCH = Launch(args)
+        LAUNCH = Launch(args, emit)
     return LAUNCH
 
 
@@ -114,7 +94,7 @@ def probe(args, emit):
 
 def predict(args, emit):
     """Run every sample of the file `input` (raw bytes, sample after sample) and write the outputs to `output`."""
-    current = launch(args)
+    current = launch(args, emit)
     loaded = current.loaded
     done = 0
     told = time.monotonic()
@@ -132,7 +112,7 @@ def predict(args, emit):
         "load_ns": current.load_ns,
         "inputs": loaded.inputs,
         "outputs": loaded.outputs,
-        "memory": current.memory(args["model"]),
+        "memory": current.scale.figures(args["model"]) if current.scale else {},
     }
 
 
@@ -228,11 +208,11 @@ def nothing():
 def measure(args, emit):
     """The timed part of one launch: load and first inference where they have not been, warm-up, timed calls.
 
-    Samples are integer nanoseconds per batch of `batch` calls; `counts` are guest instructions per batch by class,
-    the loop's own (`counter_overhead`, per batch) not yet taken off.
+    `calls` samples are taken, or where that is not said as many as fit in `seconds`; never more than `max_seconds` of them,
+    but `min_calls` in any case. `batch` fixes the calls per sample, and `warmup` False leaves the warm-up out: both for a
+    launch that is measured in blocks. Samples are integer nanoseconds per batch of `batch` calls; `counts` are guest
+    instructions per batch by class, the loop's own (`counter_overhead`, per batch) not yet taken off.
     """
-    remote = getattr(runtime_module(args), "REMOTE", False)
-    before = {} if remote else sysinfo.evidence()
     current = launch(args)
     watch = current.watch
     with open(args["input"], "rb") as stream:
@@ -241,26 +221,24 @@ def measure(args, emit):
     if current.first_ns is None:
         current.run()
 
-    warmup, spent = [], 0
-    while len(warmup) < args["warmup_calls"] or spent < args["warmup_s"] * 1e9:
-        once, _ = watch.time(1, 1)
-        warmup += once
-        spent += once[0]
-        if len(warmup) >= MAX_BATCH:
-            break
-    typical = sorted(warmup)[len(warmup) // 2] if warmup else current.first_ns
+    warmup = WarmUp(current.first_ns)
+    if args.get("warmup", True):
+        warmup.run(watch, args["warmup_calls"], args["warmup_s"] * 1e9, watch.kind != "device")
     floor_ns = getattr(current.loaded, "sample_ns", BATCH_FLOOR_NS)
-    batch = max(1, min(MAX_BATCH, -(-floor_ns // max(1, typical)))) if typical < floor_ns else 1
-    batch = max(batch, getattr(current.loaded, "least_batch", 1))
+    batch = args.get("batch") or batch_for(warmup.typical_ns, floor_ns, getattr(current.loaded, "least_batch", 1))
+    chunk = max(1, min(CHUNK, CHUNK_NS // max(1, warmup.typical_ns * batch)))
 
+    calls = args.get("calls")
+    most = calls or MOST_SAMPLES
+    enough_ns = 1e9 * (args["max_seconds"] if calls else min(args["seconds"], args["max_seconds"]))
     samples, counts = [], []
-    budget_ns = args["max_seconds"] * 1e9
-    told = time.monotonic()
-    while len(samples) < args["calls"]:
-        times, rows = watch.time(1 if typical > 5_000_000 or remote else min(20, args["calls"] - len(samples)), batch)
+    spent, told = 0, time.monotonic()
+    while len(samples) < most:
+        times, rows = watch.time(min(chunk, most - len(samples)), batch)
         samples += times
         counts += rows or []
-        if len(samples) >= args["min_calls"] and sum(samples) > budget_ns:
+        spent += sum(times)
+        if len(samples) >= args["min_calls"] and spent > enough_ns:
             break
         if time.monotonic() - told > 1:
             told = time.monotonic()
@@ -268,14 +246,15 @@ def measure(args, emit):
     result = {
         "load_ns": current.load_ns,
         "first_ns": current.first_ns,
-        "warmup_calls": len(warmup),
+        "warmup_calls": warmup.calls,
+        "warmup_ns": warmup.spent_ns,
+        "warmup_steady": warmup.steady,
         "batch": batch,
         "samples_ns": samples,
-        "capped": len(samples) < args["calls"],
+        "capped": len(samples) < (calls or 0),
         "timer": watch.kind,
         "version": current.loaded.version,
         "delegation": getattr(current.loaded, "delegation", None),
-        "evidence": {"before": before, "after": {} if remote else sysinfo.evidence()},
     }
     if counts:
         result["counts"] = counts

@@ -1,22 +1,19 @@
 """Peak memory of this process, one definition for every runtime and target. Standard library only, Python 3.9.
 
 resident = pages of this process in RAM, shared libraries and mapped files included (Linux VmRSS; its peak is VmHWM).
-On hardware the kernel keeps the peak and `echo 5 > /proc/self/clear_refs` restarts it (proc(5)). Under qemu-user the
-kernel's figures include the emulator, so the instruction-counter plug-in sums the guest's own mappings instead.
+anonymous = those of them that no file stands behind: they cannot be dropped, only swapped (RssAnon).
+pss = resident, each page divided by the number of processes that map it.
+
+On hardware the kernel keeps the peak of the first and `echo 5 > /proc/self/clear_refs` restarts it (proc(5)); of the other two
+it tells what is there now, so this process reads them at the end of loading and of running, and its parent samples them
+in between (weigh.py). Under qemu-user the kernel's figures include the emulator, so the instruction-counter plug-in sums the
+guest's own mappings instead, and keeps the peak of all three.
 """
 
 import os
 
 from . import plugin
-
-
-def status_bytes(field):
-    """A kB field of /proc/self/status in bytes, or None."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as stream:
-        for line in stream:
-            if line.startswith(field + ":"):
-                return int(line.split()[1]) * 1024
-    return None
+from .weigh import maps_bytes, status_bytes
 
 
 def file_bytes(path):
@@ -33,7 +30,7 @@ def is_mapped(path):
 
 
 class KernelMeter:
-    """VmRSS and VmHWM, as the kernel keeps them."""
+    """VmHWM, as the kernel keeps it, and no less than what is resident; what is anonymous and proportional now."""
 
     def __init__(self):
         self.method = "VmHWM"
@@ -46,11 +43,14 @@ class KernelMeter:
                 stream.write("5")
         except OSError:
             self.restartable = False
-        return {"resident": status_bytes("VmRSS")}
+        return {"resident": maps_bytes().get("Rss", status_bytes("VmRSS"))}
 
     def peak(self):
-        """The peak since the last restart."""
-        return {"resident": status_bytes("VmHWM")}
+        """The resident peak since the last restart; what is anonymous and proportional now, where the kernel tells."""
+        now = maps_bytes()
+        found = {"resident": max(status_bytes("VmHWM"), now.get("Rss", 0))}
+        found.update((name.lower(), now[name]) for name in ("Anonymous", "Pss") if name in now)
+        return found
 
 
 class GuestMeter:
@@ -62,14 +62,50 @@ class GuestMeter:
     def restart(self):
         """Start a new peak; returns what is resident now."""
         now = plugin.guest_memory(True)
-        return {"resident": now[0], "anonymous": now[2]}
+        return {"resident": now[0], "anonymous": now[2], "pss": now[4]}
 
     def peak(self):
         """The peak since the last restart."""
         now = plugin.guest_memory(False)
-        return {"resident": now[1], "anonymous": now[3]}
+        return {"resident": now[1], "anonymous": now[3], "pss": now[5]}
 
 
 def meter(emulated):
     """The right meter for where this process runs."""
     return GuestMeter() if emulated and plugin.guest_memory(False) else KernelMeter()
+
+
+class Scale:
+    """The memory of this process from its baseline on: made when the runtime is imported and no model is there."""
+
+    def __init__(self, emulated, emit):
+        self.meter = meter(emulated)
+        self.baseline = self.meter.restart()
+        self.load_peak = self.after_load = self.baseline
+        emit({"weigh": True})  # for the parent, which samples what has no peak of its own (weigh.py)
+
+    def loaded(self):
+        """The model is loaded: its peak so far is that of loading."""
+        self.load_peak = self.meter.peak()
+        self.after_load = self.meter.restart()
+
+    def figures(self, model):
+        """All figures up to now, in bytes; `model` is the path of the file."""
+        run_peak = self.meter.peak()
+        top = max(self.load_peak["resident"], run_peak["resident"])
+        result = {
+            "method": self.meter.method,
+            "baseline_bytes": self.baseline["resident"],
+            "load_peak_bytes": self.load_peak["resident"],
+            "loaded_bytes": self.after_load["resident"],
+            "run_peak_bytes": run_peak["resident"],
+            "delta_bytes": top - self.baseline["resident"],
+            "model_file_bytes": file_bytes(model),
+            "model_mapped": is_mapped(model),
+        }
+        if not self.meter.restartable:
+            result["run_peak_includes_load"] = True
+        for what in ("anonymous", "pss"):
+            if what in run_peak:
+                result[what + "_peak_bytes"] = max(self.load_peak[what], run_peak[what])
+        return result

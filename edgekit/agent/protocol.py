@@ -3,7 +3,7 @@
     agent   -> {"greeting": "edgekit-agent", "protocol": 1, "python": "3.11.2", "system": {...}}
     host    -> {"id": 1, "op": "measure", "args": {...}}
     host    -> {"alive": true}                                              from time to time; has no answer
-    agent   -> {"id": 1, "event": {...}}                                    any number, progress only
+    agent   -> {"id": 1, "event": {...}}                                    any number: progress, and the windows of `sustain`
     agent   -> {"id": 1, "ok": {...}}  or  {"id": 1, "error": {"kind": "...", "message": "..."}}
 
 `probe`, `predict` and `measure` each run in a fresh process on the device. One that was asked with `keep` stays, and the

@@ -5,6 +5,8 @@ import time
 
 from . import android
 
+VCGENCMD = ("/usr/bin/vcgencmd", "/opt/vc/bin/vcgencmd")
+
 
 def read(path):
     """A small text file stripped, or None when it is not there or not readable."""
@@ -91,12 +93,38 @@ def hottest():
 
 
 def throttled():
-    """The throttle bits of a Raspberry Pi's firmware (vcgencmd get_throttled), or None elsewhere."""
-    text = read("/sys/devices/platform/soc/soc:firmware/get_throttled")
+    """The throttle bits of a Raspberry Pi's firmware, or None elsewhere. From sysfs alone; asking vcgencmd starts a program."""
+    return hexadecimal(read("/sys/devices/platform/soc/soc:firmware/get_throttled"))
+
+
+def vcgencmd():
+    """The same bits from the firmware's own program (it prints throttled=0x50000), where the kernel has no file for them."""
+    for path in VCGENCMD:
+        if os.access(path, os.X_OK):
+            name, _, bits = android.ask(path, "get_throttled").strip().partition("=")
+            return hexadecimal(bits) if name == "throttled" else None
+    return None
+
+
+def hexadecimal(text):
+    """The number in a text such as 50000 or 0x50000, or None."""
     try:
         return int(text, 16) if text else None
     except ValueError:
         return None
+
+
+def on_battery():
+    """Whether a machine with a mains plug runs without it; None where there is no such plug to read of."""
+    base, online = "/sys/class/power_supply", []
+    try:
+        supplies = os.listdir(base)
+    except OSError:
+        return None
+    for name in supplies:
+        if read("%s/%s/type" % (base, name)) == "Mains":
+            online.append(number("%s/%s/online" % (base, name)))
+    return not any(online) if online else None
 
 
 def meminfo():
@@ -131,23 +159,50 @@ def system():
     return {key: value for key, value in dict(facts, **android.facts()).items() if value is not None}
 
 
+def clocks():
+    """What the kernel tells of the cores' clocks in kHz, core -> clock; {} where it does not."""
+    found = {}
+    for core in range(os.cpu_count() or 1):
+        khz = number("/sys/devices/system/cpu/cpu%d/cpufreq/scaling_cur_freq" % core)
+        if khz:
+            found[core] = khz
+    return found
+
+
 def evidence():
-    """What can weaken a figure, now: governor, frequency, temperature, throttling, load, free memory."""
-    base = "/sys/devices/system/cpu/cpu0/cpufreq/"
+    """What can weaken a figure, now: governor, clocks, temperature, throttling, load, free memory, power.
+
+    `frequency_khz` and `frequency_max_khz` are the lowest and the highest clock of any core, `limit_khz` the highest that one
+    may take now: heat lowers it.
+    """
     governors = sorted(set(over_cores("scaling_governor")))
+    limits = [int(khz) for khz in over_cores("scaling_max_freq") if khz.isdigit()]
+    khz = list(clocks().values())
     try:
         load = list(os.getloadavg())
     except OSError:
         load = None
     found = {
         "governor": ", ".join(governors) or None,
-        "frequency_khz": number(base + "scaling_cur_freq"),
+        "frequency_khz": min(khz, default=None),
+        "frequency_max_khz": max(khz, default=None),
+        "limit_khz": max(limits, default=None),
         "temperature_millic": hottest(),
         "throttled": throttled(),
         "load": load,
         "available_bytes": meminfo().get("MemAvailable"),
+        "on_battery": on_battery(),
     }
-    return {key: value for key, value in dict(found, **android.evidence()).items() if value is not None}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def told():
+    """What only a program tells: Android's thermal status and battery, the throttle bits of a Raspberry Pi without the file.
+
+    {} where there are no such programs. Starting one takes time of the device, so this is no part of a sample.
+    """
+    bits = None if throttled() is not None else vcgencmd()
+    return dict(android.evidence(), **({} if bits is None else {"throttled": bits}))
 
 
 def state():
@@ -157,5 +212,6 @@ def state():
         libc = os.confstr("CS_GNU_LIBC_VERSION")
     except (ValueError, OSError):
         libc = None
-    found = dict(evidence(), free_bytes=disk.f_bavail * disk.f_frsize, clock_s=time.time(), libc=libc)
+    found = dict(evidence(), **told())
+    found.update(free_bytes=disk.f_bavail * disk.f_frsize, clock_s=time.time(), libc=libc)
     return {key: value for key, value in found.items() if value is not None}

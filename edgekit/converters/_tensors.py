@@ -18,7 +18,8 @@ INTEGERS, HALVES = ("int4", "uint4", "int8", "uint8"), ("float16", "bfloat16")
 def samples(
     calibration: tuple[np.ndarray, ...] | None, specs: Sequence[TensorSpec], precision: str
 ) -> list[tuple[np.ndarray, ...]]:
-    """The calibration inputs one by one, each a tuple of arrays [1, ...], one per input.
+    """The calibration inputs call by call, each a tuple of arrays [batch, ...], one per input; the last call is filled up
+    with inputs from the beginning.
 
     Raises ConvertError when there are none, when they have another shape than the model's inputs, hold a value that is not
     finite, or are one and the same number throughout: ranges taken from such inputs would be wrong without an error.
@@ -42,7 +43,9 @@ def samples(
             message = f"calibration for the input '{spec.name}' is the number {array.flat[0]:g} throughout"
             raise ConvertError(message, "quantization takes its ranges from these inputs; give typical ones")
     arrays = [array.astype(spec.dtype, copy=False) for spec, array in zip(specs, calibration, strict=True)]
-    return [tuple(row[None] for row in rows) for rows in zip(*arrays, strict=True)]
+    count, batch = len(arrays[0]), specs[0].shape[0]
+    calls = [np.arange(start, start + batch) % count for start in range(0, count, batch)]
+    return [tuple(array[rows] for array in arrays) for rows in calls]
 
 
 def answer(inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec], details: Mapping[str, Any]) -> Json:

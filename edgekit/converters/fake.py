@@ -4,6 +4,11 @@ A fake recipe's fake_model() returns these keys, all optional:
 
     latency_ns     what one inference takes on the fake clock         jitter        its relative spread
     instructions   guest instructions per inference                   output        "identity": the input's first floats
+    slow_after_calls, slow_factor    from that call of a process on, one inference takes so many times as long
+    noise          {"launch", "calls": standard deviations of the logarithm, between processes and between calls, "seed"}
+    memory         what a process takes: {"load_mib": while it loads, "keep_mib": from then on, "run_mib": in each inference,
+                   for "hold_s", "map": a file that stays mapped}
+    operators      what its profiler tells: [{"name", "type", "delegate", "place", "ns"}]        delegation     what it says of that
     fault          None, or what the runtime does: crash, segfault, exit, hang, print, oom, bad_model, wrong,
                    or "pause PATH" (until that file is there); or {precision: fault}
     convert_fault  None, or what this converter does: refuse, raise, crash, hang, disk_full
@@ -35,7 +40,20 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {"colour": ("grey", "red")}
 PACKAGES: Mapping[str, tuple[str, ...]] = {"fake": ()}
 
 FORMAT = "edgekit-fake"
-KEYS = ("latency_ns", "jitter", "output", "instructions", "fault", "convert_fault")
+KEYS = (
+    "latency_ns",
+    "jitter",
+    "output",
+    "instructions",
+    "slow_after_calls",
+    "slow_factor",
+    "noise",
+    "memory",
+    "operators",
+    "delegation",
+    "fault",
+    "convert_fault",
+)
 
 
 def convert(
@@ -52,7 +70,8 @@ def convert(
     if unknown:
         raise UserError(f"fake_model() has unknown keys: {', '.join(unknown)}", f"known: {', '.join(KEYS)}")
     _fail(source.get("convert_fault"), output)
-    tensor = TensorSpec("y", (1, math.prod(input_specs[0].shape)), "float32")
+    batch, *extents = input_specs[0].shape
+    tensor = TensorSpec("y", (batch, math.prod(extents)), "float32")
     body = {key: source.get(key) for key in KEYS if key != "convert_fault"}
     tensors = {"inputs": [to_json(spec) for spec in input_specs], "outputs": [to_json(tensor)]}
     calibrated = 0 if calibration is None else len(calibration[0])

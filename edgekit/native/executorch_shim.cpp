@@ -5,6 +5,8 @@
 // thread at a time may use a model; that thread reads the message.
 #include <executorch/extension/module/module.h>
 #include <executorch/extension/tensor/tensor_ptr.h>
+#include <executorch/runtime/core/event_tracer.h>
+#include <executorch/runtime/platform/clock.h>
 #include <executorch/runtime/platform/platform.h>
 
 #include <algorithm>
@@ -17,11 +19,21 @@
 #include <string>
 #include <vector>
 
+using executorch::aten::ArrayRef;
 using executorch::aten::SizesType;
+using executorch::aten::Tensor;
 using executorch::extension::Module;
 using executorch::extension::TensorPtr;
+using executorch::runtime::AllocatorID;
+using executorch::runtime::ChainID;
+using executorch::runtime::DebugHandle;
+using executorch::runtime::DelegateDebugIntId;
 using executorch::runtime::Error;
 using executorch::runtime::EValue;
+using executorch::runtime::EventTracer;
+using executorch::runtime::EventTracerEntry;
+using executorch::runtime::EventTracerFilterBase;
+using executorch::runtime::LoggedEValueType;
 using executorch::runtime::Method;
 using executorch::runtime::MethodMeta;
 using executorch::runtime::Program;
@@ -77,7 +89,60 @@ int fail(Error error, const std::string& doing) {
   return static_cast<int>(error);
 }
 
+// Keeps what the runtime reports of an inference: the calls of kernels and delegates, and the operators inside a delegate.
+// Of the calls only the instruction they belong to is kept beside the name; values and allocations are of no interest.
+class Tracer final : public EventTracer {
+ public:
+  struct Event {
+    std::string name;
+    int64_t instruction;  // its place in the method's chain, -1 outside of it
+    bool inside;          // of a delegate
+    uint64_t start, end;  // ticks
+  };
+  std::vector<Event> events;
+
+  void create_event_block(const char*) override {}
+  EventTracerEntry start_profiling(const char* name, ChainID, DebugHandle) override { return open(name, false); }
+  void end_profiling(EventTracerEntry entry) override { close(entry); }
+  EventTracerEntry start_profiling_delegate(const char* name, DelegateDebugIntId id) override {
+    return open(named(name, id).c_str(), true);
+  }
+  void end_profiling_delegate(EventTracerEntry entry, const void*, size_t) override { close(entry); }
+  void log_profiling_delegate(const char* name, DelegateDebugIntId id, et_timestamp_t start, et_timestamp_t end, const void*,
+                              size_t) override {
+    events.push_back({named(name, id), instruction(), true, start, end});
+  }
+  void track_allocation(AllocatorID, size_t) override {}
+  AllocatorID track_allocator(const char*) override { return 0; }
+  Result<bool> log_evalue(const EValue&, LoggedEValueType) override { return false; }
+  Result<bool> log_intermediate_output_delegate(const char*, DelegateDebugIntId, const Tensor&) override { return false; }
+  Result<bool> log_intermediate_output_delegate(const char*, DelegateDebugIntId, const ArrayRef<Tensor>) override {
+    return false;
+  }
+  Result<bool> log_intermediate_output_delegate(const char*, DelegateDebugIntId, const int&) override { return false; }
+  Result<bool> log_intermediate_output_delegate(const char*, DelegateDebugIntId, const bool&) override { return false; }
+  Result<bool> log_intermediate_output_delegate(const char*, DelegateDebugIntId, const double&) override { return false; }
+  void set_delegation_intermediate_output_filter(EventTracerFilterBase*) override {}
+
+ private:
+  static std::string named(const char* name, DelegateDebugIntId id) { return name ? name : std::to_string(id); }
+  int64_t instruction() { return current_chain_id() < 0 ? -1 : static_cast<int64_t>(current_debug_handle()); }
+  EventTracerEntry open(const char* name, bool inside) {
+    EventTracerEntry entry{};
+    entry.event_id = static_cast<int64_t>(events.size());
+    events.push_back({name, instruction(), inside, 0, 0});
+    events.back().start = executorch::runtime::pal_current_ticks();
+    return entry;
+  }
+  void close(const EventTracerEntry& entry) {
+    auto now = executorch::runtime::pal_current_ticks();
+    // Events of an inference that was forgotten meanwhile are gone.
+    if (static_cast<size_t>(entry.event_id) < events.size()) events[entry.event_id].end = now;
+  }
+};
+
 struct Model {
+  std::unique_ptr<Tracer> tracer;  // outlives the module; only where the model is profiled
   std::unique_ptr<Module> module;
   std::string name;  // of the method
   Method* method = nullptr;
@@ -120,7 +185,8 @@ int prepare_outputs(Model& model, const MethodMeta& meta) {
   return 0;
 }
 
-int load(Model& model, const char* path) {
+int load(Model& model, const char* path, bool traced) {
+  if (traced) model.tracer = std::make_unique<Tracer>();
   model.module = std::make_unique<Module>(path, Module::LoadMode::Mmap);
   auto error = model.module->load();
   if (error != Error::Ok) return fail(error, "loading the program");
@@ -128,7 +194,7 @@ int load(Model& model, const char* path) {
   if (!names.ok()) return fail(names.error(), "listing the methods");
   if (names->empty()) return fail(Error::InvalidProgram, "the program has no method");
   model.name = names->count("forward") ? "forward" : *std::min_element(names->begin(), names->end());
-  error = model.module->load_method(model.name);
+  error = model.module->load_method(model.name, nullptr, model.tracer.get());
   if (error != Error::Ok) return fail(error, "loading method '" + model.name + "'");
   auto method = model.module->method(model.name);
   if (!method.ok()) return fail(method.error(), "loading method '" + model.name + "'");
@@ -172,13 +238,14 @@ int ek_et_check(const char* path) {
   }
 }
 
-// Load a program and its method "forward" (or its only one); *model receives it, NULL on failure.
-int ek_et_load(const char* path, void** model) {
+// Load a program and its method "forward" (or its only one); *model receives it, NULL on failure. A model that is `traced`
+// keeps what ek_et_event() tells of each inference.
+int ek_et_load(const char* path, int traced, void** model) {
   begin();
   *model = nullptr;
   try {
     auto fresh = std::make_unique<Model>();
-    int failed = load(*fresh, path);
+    int failed = load(*fresh, path, traced != 0);
     if (!failed) *model = fresh.release();
     return failed;
   } catch (const std::bad_alloc&) {
@@ -244,6 +311,28 @@ int ek_et_run(void* model) {
   }
   auto error = m.method->execute();
   return error == Error::Ok ? 0 : fail(error, "executing method '" + m.name + "'");
+}
+
+// The index-th event of a traced model since ek_et_forget(), in the order of their beginnings but for those inside a delegate,
+// which it reports at its end; name, instruction (its place in the method's chain, -1 outside of it), whether it is inside a
+// delegate, start and end in nanoseconds. 0, or -1 when there are no more. The name is valid until the next inference.
+int ek_et_event(void* model, uint64_t index, const char** name, int64_t* instruction, int* inside, uint64_t* start,
+                uint64_t* end) {
+  auto& m = *static_cast<Model*>(model);
+  if (!m.tracer || index >= m.tracer->events.size()) return -1;
+  const auto& event = m.tracer->events[index];
+  *name = event.name.c_str();
+  *instruction = event.instruction;
+  *inside = event.inside;
+  *start = executorch::runtime::ticks_to_ns(event.start);
+  *end = executorch::runtime::ticks_to_ns(event.end);
+  return 0;
+}
+
+// Drop the events of the inferences so far.
+void ek_et_forget(void* model) {
+  auto& m = *static_cast<Model*>(model);
+  if (m.tracer) m.tracer->events.clear();
 }
 
 // The current bytes of an output: where a size may vary, those of the last inference. 0 when there is no such output.

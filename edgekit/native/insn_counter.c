@@ -2,20 +2,22 @@
  *
  *     qemu-aarch64 -plugin libedgekit_counter.so[,memory=on][,reserved=BYTES] program ...
  *
- * The guest asks with two system calls that no kernel has (agent/plugin.py, loop.c): QEMU answers ENOSYS, and before it does
- * the plug-in has filled the guest's buffer. `reserved` must repeat QEMU's -R when that is given; a 32-bit guest always has
+ * The guest asks with system calls that no kernel has (agent/plugin.py, loop.c): QEMU answers ENOSYS, and before it does the
+ * plug-in has filled the guest's buffer. `reserved` must repeat QEMU's -R when that is given; a 32-bit guest always has
  * 4 GiB of its own.
  *
  * Plug-in API version 1 (QEMU 4.2 to 8.x; docs/devel/tcg-plugins.rst). Its prototypes stand here because Debian ships no
  * qemu-plugin.h. Only 64-bit Arm instructions are told apart; of any other guest the total alone is counted. */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 typedef uint64_t plugin_id;
@@ -29,10 +31,12 @@ typedef struct {
     bool system_emulation;
     int smp_vcpus, max_vcpus;
 } qemu_info_t;
+extern void qemu_plugin_register_vcpu_syscall_ret_cb(plugin_id, void (*)(plugin_id, unsigned, int64_t, int64_t));
 extern void qemu_plugin_register_vcpu_tb_trans_cb(plugin_id, void (*)(plugin_id, struct qemu_plugin_tb *));
 extern void qemu_plugin_register_vcpu_tb_exec_cb(struct qemu_plugin_tb *, void (*)(unsigned, void *), int flags, void *);
 extern void qemu_plugin_register_vcpu_syscall_cb(plugin_id, void (*)(plugin_id, unsigned, int64_t, uint64_t, uint64_t, uint64_t,
                                                                      uint64_t, uint64_t, uint64_t, uint64_t, uint64_t));
+extern void qemu_plugin_register_vcpu_insn_exec_cb(struct qemu_plugin_insn *, void (*)(unsigned, void *), int flags, void *);
 extern size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *);
 extern struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *, size_t);
 extern const void *qemu_plugin_insn_data(const struct qemu_plugin_insn *);
@@ -46,6 +50,7 @@ EXPORT int qemu_plugin_version = 1;
 /* The same in agent/plugin.py and loop.c. */
 #define MAGIC_COUNTERS 7777
 #define MAGIC_MEMORY 7778
+#define MAGIC_CLOCK 7779
 
 /* ---- Classes of instructions -------------------------------------------------------------------------------------------
  * By the encoding of A64 (Arm Architecture Reference Manual for A-profile, DDI 0487, chapter C4, "A64 instruction set
@@ -146,6 +151,96 @@ static void on_execute(unsigned cpu, void *data) {
     for (int i = 0; i < CLASSES; i++) row[i] += in_block[i];
 }
 
+/* ---- Threads -----------------------------------------------------------------------------------------------------------
+ * How often a thread looks whether another is done, and which of them gets how much of the work, depends on the host's
+ * schedule and says nothing of the model. So (docs/decisions/011-counts-of-several-threads.md):
+ * - one thread of the guest runs at a time, the one that has the turn; it goes on until it waits: in a system call, or with
+ *   YIELD, the hint in the loops in which all runtimes wait;
+ * - a thread that says YIELD stands still for a while, and what it executed since its last YIELD is taken off again when that is
+ *   no more than ROUND instructions: one round of such a loop (10 in pthreadpool, 193 in ONNX Runtime 1.32).
+ * A thread that cannot have the turn for PATIENCE goes on without, lest one that waits in some other way hold up all. */
+#define YIELD_NS 50000
+#define ROUND 256
+#define PATIENCE_S 10
+#define YIELD_PATIENCE_NS 20000000 /* short: QEMU waits for threads in the guest's code when it needs them all to stand still */
+
+static uint64_t at_yield[MAX_CPUS][CLASSES] __attribute__((aligned(64)));
+static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
+static __thread bool has_turn;
+
+static void take_turn(time_t s, long ns) {
+    struct timespec until;
+    if (has_turn) return;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += ns;
+    until.tv_sec += s + until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    has_turn = !pthread_mutex_timedlock(&turn, &until);
+}
+
+static void give_turn(void) {
+    if (has_turn) pthread_mutex_unlock(&turn);
+    has_turn = false;
+}
+
+/* In the one thread of a forked guest. */
+static void on_fork(void) {
+    turn = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    has_turn = false;
+}
+
+static void on_yield(unsigned cpu, void *data) {
+    (void)data;
+    uint64_t *row = counters[cpu % MAX_CPUS], *last = at_yield[cpu % MAX_CPUS];
+    bool waited = row[TOTAL] - last[TOTAL] <= ROUND;
+    memcpy(waited ? row : last, waited ? last : row, CLASSES * sizeof *row);
+    give_turn();
+    nanosleep(&(struct timespec){.tv_nsec = YIELD_NS}, NULL);
+    take_turn(0, YIELD_PATIENCE_NS);
+}
+
+/* Whether it is the hint YIELD: of A64, A32 or, in 2 bytes, T32. */
+static bool is_yield(uint32_t word, size_t size) {
+    return arm64 ? word == 0xD503203F : arm32 && word == (size == 4 ? 0xE320F001 : 0xBF10);
+}
+
+/* ---- Instructions as time ------------------------------------------------------------------------------------------------
+ * When it is asked for, the guest's clocks tell the instructions executed so far, a microsecond for each: so the runtimes' own
+ * profilers, some of which are no finer, tell the instructions of each operator. QEMU up to 8.1 has no vDSO for a 64-bit Arm
+ * guest: every reading of a clock is a system call. */
+#define CLOCK_GETTIME 113
+
+static bool clock_on;
+static __thread uint64_t asked_clock; /* where this thread's clock_gettime puts its answer */
+
+static void tell_instructions(void) {
+    uint64_t total = 0, *time = (uint64_t *)(uintptr_t)(asked_clock + guest_base);
+    for (int cpu = 0; cpu < MAX_CPUS; cpu++) total += counters[cpu][TOTAL];
+    time[0] = total / 1000000, time[1] = total % 1000000 * 1000;
+}
+
+/* Whether a thread may wait in this system call; of a 32-bit guest each may. The others are memory, clocks, waking others. */
+static bool waits(int64_t number, uint64_t a2) {
+    switch (arm64 ? number : 0) {
+    case 98: { /* futex */
+        int what = a2 & FUTEX_CMD_MASK;
+        bool wakes = what == FUTEX_WAKE || what == FUTEX_WAKE_BITSET || what == FUTEX_WAKE_OP;
+        return !wakes && what != FUTEX_REQUEUE && what != FUTEX_CMP_REQUEUE;
+    }
+    case CLOCK_GETTIME: case 214: case 215: case 216: case 222: case 226: case 233: /* brk to madvise */
+    case MAGIC_COUNTERS: case MAGIC_MEMORY: case MAGIC_CLOCK:
+        return false;
+    default:
+        return true;
+    }
+}
+
+static void on_return(plugin_id id, unsigned cpu, int64_t number, int64_t result) {
+    (void)id, (void)cpu, (void)result;
+    if (clock_on && number == CLOCK_GETTIME) tell_instructions();
+    take_turn(PATIENCE_S, 0);
+}
+
 static void on_translate(plugin_id id, struct qemu_plugin_tb *block) {
     (void)id;
     /* QEMU may execute a block for as long as the process lives, so its figures are never freed. */
@@ -155,8 +250,10 @@ static void on_translate(plugin_id id, struct qemu_plugin_tb *block) {
     for (size_t i = 0; i < count; i++) {
         struct qemu_plugin_insn *insn = qemu_plugin_tb_get_insn(block, i);
         uint32_t word = 0;
-        if (arm64 && qemu_plugin_insn_size(insn) == 4) memcpy(&word, qemu_plugin_insn_data(insn), 4);
+        size_t size = qemu_plugin_insn_size(insn);
+        if (size <= sizeof word) memcpy(&word, qemu_plugin_insn_data(insn), size);
         if (arm64) in_block[class_of(word)]++;
+        if (is_yield(word, size)) qemu_plugin_register_vcpu_insn_exec_cb(insn, on_yield, 0, NULL);
         if (i == 0) guest_base = (uint64_t)(uintptr_t)qemu_plugin_insn_haddr(insn) - qemu_plugin_insn_vaddr(insn);
     }
     qemu_plugin_register_vcpu_tb_exec_cb(block, on_execute, 0, in_block);
@@ -176,7 +273,7 @@ static uint64_t reserved; /* bytes of -R, or 0 */
 static uint64_t break_now; /* the guest's program break, as last asked for */
 static struct {
     uint64_t now, peak;
-} resident, anonymous;
+} resident, anonymous, proportional;
 static pthread_mutex_t memory_lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* The number at `text` in this base; *end is set behind its last digit. */
@@ -208,6 +305,8 @@ static void read_line(const char *line, bool *inside) {
         resident.now += kilobytes(line + 4);
     } else if (*inside && !strncmp(line, "Anonymous:", 10)) {
         anonymous.now += kilobytes(line + 10);
+    } else if (*inside && !strncmp(line, "Pss:", 4)) {
+        proportional.now += kilobytes(line + 4);
     }
 }
 
@@ -218,7 +317,7 @@ static void look(void) {
     bool inside = false;
     int file = open("/proc/self/smaps", O_RDONLY | O_CLOEXEC);
     if (file < 0) return;
-    resident.now = anonymous.now = 0;
+    resident.now = anonymous.now = proportional.now = 0;
     for (;;) {
         ssize_t got = read(file, buffer + filled, sizeof buffer - filled);
         if (got < 0 && errno == EINTR) continue;
@@ -236,6 +335,7 @@ static void look(void) {
     close(file);
     if (resident.now > resident.peak) resident.peak = resident.now;
     if (anonymous.now > anonymous.peak) anonymous.peak = anonymous.now;
+    if (proportional.now > proportional.peak) proportional.peak = proportional.now;
 }
 
 enum call { CALL_OTHER, CALL_BRK, CALL_MUNMAP, CALL_MREMAP, CALL_MMAP, CALL_MADVISE };
@@ -299,7 +399,8 @@ static void answer_memory(uint64_t address, bool reset) {
     pthread_mutex_lock(&memory_lock);
     look();
     out[0] = resident.now, out[1] = resident.peak, out[2] = anonymous.now, out[3] = anonymous.peak;
-    if (reset) resident.peak = resident.now, anonymous.peak = anonymous.now;
+    out[4] = proportional.now, out[5] = proportional.peak;
+    if (reset) resident.peak = resident.now, anonymous.peak = anonymous.now, proportional.peak = proportional.now;
     pthread_mutex_unlock(&memory_lock);
 }
 
@@ -315,6 +416,9 @@ static void on_syscall(plugin_id id, unsigned cpu, int64_t number, uint64_t a1, 
         look();
         pthread_mutex_unlock(&memory_lock);
     }
+    if (number == MAGIC_CLOCK) clock_on = arm64 && a1;
+    if (number == CLOCK_GETTIME) asked_clock = a2;
+    if (waits(number, a2)) give_turn();
 }
 
 EXPORT int qemu_plugin_install(plugin_id id, const qemu_info_t *info, int argc, char **argv) {
@@ -332,6 +436,10 @@ EXPORT int qemu_plugin_install(plugin_id id, const qemu_info_t *info, int argc, 
         }
     }
     qemu_plugin_register_vcpu_tb_trans_cb(id, on_translate);
-    if (!info->system_emulation) qemu_plugin_register_vcpu_syscall_cb(id, on_syscall);
+    if (!info->system_emulation) {
+        qemu_plugin_register_vcpu_syscall_cb(id, on_syscall);
+        qemu_plugin_register_vcpu_syscall_ret_cb(id, on_return);
+        pthread_atfork(NULL, NULL, on_fork);
+    }
     return 0;
 }

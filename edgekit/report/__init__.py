@@ -6,18 +6,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit import stats, store
+from edgekit import estimate, noise, stats, store
 from edgekit.caveats import caveat
 from edgekit.errors import EdgekitError
 from edgekit.types import Caveat, Json, to_json
 
 SLOWER_RUNTIME = 1.25  # below this, versions of the same kernels differ as well
-SLOWER = 1.05  # a smaller difference may be the noise of a machine that nobody has calibrated
+SLOWER = 1.05  # a smaller difference is the noise of many machines, and worth nobody's while
 
 
 @dataclass(frozen=True)
 class Report:
-    """A finished (or interrupted) run. `cells` are the cells in their machine form, `warnings` those of the whole run."""
+    """A finished (or interrupted) run. `cells` are the cells in their machine form, `warnings` those of the whole run.
+
+    `noise` is the A/A noise of a device that was calibrated here (noise.py).
+    """
 
     run: str
     path: Path
@@ -25,21 +28,25 @@ class Report:
     header: Json
     cells: list[Json]
     warnings: list[Json]
+    noise: Json | None = None
 
     @classmethod
     def of(cls, run: store.Run) -> Report:
         """The report of a run."""
-        cells = [summary(line, bool(run.header["device"]["emulated"])) for line in run.lines]
+        target = run.header.get("plan", {}).get("effort", {}).get("target", 0.0)
+        cells = [summary(line, bool(run.header["device"]["emulated"]), target) for line in run.lines]
         compare_precisions(cells)
         compare_runtimes(cells)
         warnings = []
         device = run.header["device"]
+        for cell in cells:
+            cell |= {"estimate": found} if (found := estimate.of(cell, device)) else {}
         if device["emulated"] and any("latency" in cell for cell in cells):
             counted = device.get("transport", "emulator") == "emulator"
             warnings.append(to_json(caveat("emulated-latency") if counted else caveat("uncounted-latency")))
         if run.torn:
             warnings.append(to_json(caveat("torn-line")))
-        return cls(run.path.name, run.path, int(run.header["schema"]), run.header, cells, warnings)
+        return cls(run.path.name, run.path, int(run.header["schema"]), run.header, cells, warnings, noise_of(run))
 
     def to_json(self) -> Json:
         """The machine form: schema, run, warnings, cells, and the plan and device they belong to."""
@@ -49,6 +56,7 @@ class Report:
             for key in ("started", "edgekit", "device", "plan", "data", "host")
             if key in self.header
         }
+        form |= {"noise": self.noise} if self.noise else {}
         return {**form, "warnings": self.warnings, "cells": self.cells}
 
     @property
@@ -88,8 +96,19 @@ class Reports:
         return [cell for report in self.reports for cell in report.failed]
 
 
-def summary(line: Json, emulated: bool) -> Json:
-    """One measurement's machine form. What was not measured is absent."""
+def noise_of(run: store.Run) -> Json | None:
+    """The stored A/A noise of the run's device, known by what it said of itself; an emulated one has none."""
+    timed = [line for line in run.lines if line.get("launches")]
+    if run.header["device"]["emulated"] or not timed:
+        return None
+    system = timed[0].get("environment", {}).get("greeting", {}).get("system", {})
+    state = timed[0]["launches"][0].get("evidence", {}).get("before", {})
+    found = noise.of(noise.device_key(system, state))
+    return to_json(found) if found else None
+
+
+def summary(line: Json, emulated: bool, target: float = 0.0) -> Json:
+    """One measurement's machine form; `target` is the width its interval was to have. What was not measured is absent."""
     cell = line["cell"]
     result: Json = {
         "id": line["id"],
@@ -98,12 +117,14 @@ def summary(line: Json, emulated: bool) -> Json:
         "error": line.get("error"),
         "warnings": list(line.get("warnings", ())),
     }
+    if "batch" in (options := dict(cell.get("options", ()))):
+        result["batch"] = int(options["batch"])
     launches = line.get("launches", ())
     if line["status"] == "ok":
-        result["latency"] = stats.latency(launches, emulated)
+        result["latency"] = stats.latency(launches, emulated, target)
         result["instructions"] = stats.instructions(launches)
         result["memory"] = line.get("memory")
-    for key in ("accuracy", "fidelity", "artifact"):
+    for key in ("accuracy", "fidelity", "artifact", "operators", "sustained", "energy"):
         result[key] = line.get(key)
     result["warnings"] += [to_json(found) for found in artifact_caveats(cell["precision"], line.get("artifact"))]
     greeting = line.get("environment", {}).get("greeting", {})
@@ -136,18 +157,30 @@ def artifact_caveats(precision: str, artifact: Json | None) -> Iterator[Caveat]:
         yield caveat("slow-kernels", what=details["slow_kernels"])
 
 
+def apart(slow: Json, fast: Json) -> bool:
+    """Whether the intervals of two cells' latencies leave no doubt which is slower; cells of one launch have none."""
+    if "low_ns" not in slow["latency"] or "high_ns" not in fast["latency"]:
+        return True
+    return bool(slow["latency"]["low_ns"] > fast["latency"]["high_ns"])
+
+
+def call_of(cell: Json) -> tuple[str, int, int]:
+    """What cells have in common that differ in their precision alone: the runtime, the threads, the inputs per call."""
+    return str(cell["runtime"]), int(cell["threads"]), int(cell.get("batch", 1))
+
+
 def compare_precisions(cells: list[Json]) -> None:
     """Add to each cell of a smaller precision that was timed on a real device whether it is slower than its fp32 sibling.
 
     Only by time: an int8 instruction and an fp32 one cost differently, so their counts decide nothing here.
     """
-    floats = {(c["runtime"], c["threads"]): c for c in cells if c["precision"] == "fp32" and "latency" in c}
+    floats = {call_of(c): c for c in cells if c["precision"] == "fp32" and "latency" in c}
     for cell in cells:
-        sibling = floats.get((cell["runtime"], cell["threads"]))
+        sibling = floats.get(call_of(cell))
         if sibling is None or cell is sibling or "latency" not in cell:
             continue
         ratio = cell["latency"]["p50_ns"] / sibling["latency"]["p50_ns"]
-        if ratio > SLOWER and not cell["latency"]["emulated"]:
+        if ratio > SLOWER and not cell["latency"]["emulated"] and apart(cell, sibling):
             cell["warnings"].append(to_json(caveat("slower-than-fp32", precision=cell["precision"], ratio=ratio)))
 
 
@@ -164,6 +197,8 @@ def compare_runtimes(cells: list[Json]) -> None:
         if first["runtime"] == cell["runtime"] or first["precision"] != cell["precision"]:
             continue
         if not cell["latency"]["emulated"]:
+            if not apart(cell, first):
+                continue
             what, ratio = "time", cell["latency"]["p50_ns"] / first["latency"]["p50_ns"]
         elif "instructions" in cell and "instructions" in first:
             what, ratio = "instructions", cell["instructions"]["total"] / first["instructions"]["total"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgekit.report.table import size
+from edgekit.report.words import count, size
 from edgekit.types import Artifact, Json, to_json
 
 WIDTH = 100
@@ -22,6 +22,9 @@ def lines(found: Json) -> list[str]:
         shown.append(
             "weights    " + ", ".join(f"{dtype} {size(count)}" for dtype, count in found["weights_bytes"].items())
         )
+    if "macs" in found:
+        unknown = f"; not counted: {', '.join(found['uncounted'])}" if found.get("uncounted") else ""
+        shown.append(f"work       {count(found['macs'])} MACs a call, {count(found['parameters'])} parameters{unknown}")
     shown += _wrapped("operators", found.get("operators", {}), found.get("total_ops"))
     delegate = found.get("delegate")
     if delegate and "expected_ops" in delegate:

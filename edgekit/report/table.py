@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from edgekit.report import Report, Reports
+from edgekit.report.words import count, duration, label, percent, size
 from edgekit.types import Json
 
 if TYPE_CHECKING:
@@ -18,33 +19,22 @@ EXPENDABLE = ("load MiB", "agree", "file", "SQNR dB", "emul.", "run MiB")
 Column = tuple[str, Callable[[Json], str]]
 
 
-def size(count: float) -> str:
-    """Bytes as B, kB or MB of up to three significant digits."""
-    if count >= 999_500:
-        return f"{count / 1e6:.3g} MB"
-    return f"{count / 1e3:.0f} kB" if count >= 1e3 else f"{count:.0f} B"
-
-
-def duration(ns: float) -> str:
-    """Nanoseconds as us, ms or s of three significant digits."""
-    for unit, scale in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
-        if ns >= 0.9995 * scale:  # what rounds to 1000 is one of the next unit
-            return f"{ns / scale:.3g} {unit}"
-    return f"{ns:.0f} ns"
-
-
-def count(number: float) -> str:
-    """A large count with its unit."""
-    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= scale:
-            return f"{number / scale:.4g} {unit}"
-    return str(round(number))
+def timed(latency: Json) -> str:
+    """A median with half the width of its interval; a question mark where that was to be narrower. Of an emulator without."""
+    text = duration(latency["p50_ns"])
+    if "half_width" not in latency or latency["emulated"]:
+        return text
+    doubt = "" if latency.get("conclusive", True) else " ?"
+    return f"{text} \N{PLUS-MINUS SIGN}{percent(latency['half_width'])}{doubt}"
 
 
 def columns(found: Reports) -> list[Column]:
     """The columns, each a heading and what it shows of a cell; only those that some cell fills."""
+    from edgekit.report import estimated
+
     several = len(found.reports) > 1
     threads = {cell["threads"] for cell in found.cells}
+    batches = {cell.get("batch", 1) for cell in found.cells}
 
     def accuracy(cell: Json) -> str:
         found = cell.get("accuracy")
@@ -61,7 +51,7 @@ def columns(found: Reports) -> list[Column]:
     def latency(emulated: bool) -> Callable[[Json], str]:
         def value(cell: Json) -> str:
             figures = cell.get("latency")
-            return duration(figures["p50_ns"]) if figures and figures["emulated"] == emulated else ""
+            return timed(figures) if figures and figures["emulated"] == emulated else ""
 
         return value
 
@@ -70,6 +60,7 @@ def columns(found: Reports) -> list[Column]:
         ("runtime", lambda cell: cell["runtime"]),
         ("precision", lambda cell: cell["precision"]),
         ("threads", lambda cell: str(cell["threads"]) if threads != {1} else ""),
+        ("batch", lambda cell: str(cell.get("batch", 1)) if batches != {1} else ""),
         ("accuracy", accuracy),
         (
             "agree",
@@ -83,6 +74,7 @@ def columns(found: Reports) -> list[Column]:
         ("run MiB", memory("run_peak_bytes")),
         ("instr.", lambda cell: count(cell["instructions"]["total"]) if "instructions" in cell else ""),
         ("emul.", latency(True)),
+        ("estimated", estimated.value),
         ("p50", latency(False)),
     ]
     return [column for column in every if any(column[1](cell) for cell in found.cells)]
@@ -91,13 +83,6 @@ def columns(found: Reports) -> list[Column]:
 def mark(cell: Json) -> str:
     """How a row that is not ok says so."""
     return {"ok": "", "unsupported": "unsupported", "failed": "FAILED"}[cell["status"]]
-
-
-def label(cell: Json, found: Reports) -> str:
-    """A row's short name, with its threads and its device where the rows differ in them."""
-    threads = f" x{cell['threads']}" if len({other["threads"] for other in found.cells}) > 1 else ""
-    device = f"{cell['device']} " if len(found.reports) > 1 else ""
-    return f"{device}{cell['runtime']} {cell['precision']}{threads}"
 
 
 def notes(found: Reports) -> list[str]:
@@ -136,6 +121,21 @@ def weaknesses(report: Report, found: Reports) -> dict[str, str]:
     }
 
 
+def noises(found: Reports) -> list[str]:
+    """What is known of the A/A noise of each device whose time was measured."""
+    lines = []
+    for report in found.reports:
+        if not any("latency" in cell and not cell["latency"]["emulated"] for cell in report.cells):
+            continue
+        name = report.header["device"]["name"]
+        if report.noise:
+            known = f"{100 * report.noise['relative']:.1f} % (calibrated {report.noise['date']})"
+        else:
+            known = f"not calibrated: edgekit calibrate --device {name}"
+        lines.append(f"A/A noise of {name if len(found.reports) > 1 else 'this device'}: {known}")
+    return lines
+
+
 def build(found: Reports, shown: list[Column]) -> Table:
     """The table of these columns."""
     from rich.table import Table
@@ -159,6 +159,8 @@ def show(report: Report | Reports, console: Console) -> None:
     from rich.measure import Measurement
     from rich.text import Text
 
+    from edgekit.report import energy, estimated, operators, sustained
+
     found = report if isinstance(report, Reports) else Reports([report], {})
     shown = columns(found)
     table = build(found, shown)
@@ -174,9 +176,13 @@ def show(report: Report | Reports, console: Console) -> None:
     threads = {cell["threads"] for cell in found.cells}
     if threads == {1}:
         console.print(Text("1 thread in every runtime, one runtime per process"))
+    for line in noises(found):
+        console.print(Text(line))
     stated = [sentence for one in found.reports for sentence in one.header.get("data", {}).get("stated", ())]
     for sentence in dict.fromkeys(stated):
         console.print(Text(sentence))
+    for line in (*estimated.lines(found), *sustained.lines(found), *energy.lines(found), *operators.lines(found)):
+        console.print(Text(line))
     for note in notes(found):
         console.print(Text(note), style="red" if note.startswith("FAILED") else "yellow")
     for one in found.reports:

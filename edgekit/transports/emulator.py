@@ -90,7 +90,8 @@ class Emulator(FolderTransport):
         return ProcessChannel(self.bare(argv), self.root, ENVIRONMENT)
 
     def command(self, argv: Sequence[str]) -> list[str]:
-        return [*self._emulator("-plugin", f"{self.counter},memory=on"), *argv]
+        # The seed decides what the guest's getrandom gives, and with it how Python and the runtimes lie in memory.
+        return [*self._emulator("-seed", "1", "-plugin", f"{self.counter},memory=on"), *argv]
 
 
 def connect(device: Device, counter: Path | None) -> Emulator:

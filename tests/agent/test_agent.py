@@ -137,6 +137,21 @@ def test_every_operation_has_a_process_of_its_own(agent: Agent, tmp_path: Path) 
     assert agent.process.poll() is None
 
 
+def test_another_process_starts_before_it_is_asked_for(agent: Agent, tmp_path: Path) -> None:
+    agent.call("predict", **asked(tmp_path), another=True)
+    wait_until(agent.children)
+    (spare,) = agent.children()
+    agent.call("predict", **asked(tmp_path), keep=True)
+    assert agent.children() == [spare]
+    agent.call("predict", **asked(tmp_path), another=True)
+    wait_until(agent.children)
+    (killed,) = agent.children()
+    assert killed != spare
+    os.kill(killed, signal.SIGKILL)
+    assert agent.call("predict", **asked(tmp_path))["ok"]["samples"] == ROWS
+    assert not agent.children()
+
+
 def test_a_process_that_is_kept_is_the_one_that_goes_on(agent: Agent, tmp_path: Path) -> None:
     """What is timed is what was verified: the fake clock has gone on by the inferences of predict."""
     asking = asked(tmp_path, latency_ns=2_000_000, jitter=0.01)
@@ -225,8 +240,13 @@ def test_measure_stops_at_the_time_cap_but_not_before_the_least_number(agent: Ag
 
 
 def test_warm_up_lasts_as_long_as_asked(agent: Agent, tmp_path: Path) -> None:
+    """Two calls, and windows of twenty of them that agree, until half a second is over."""
     answer = agent.call("measure", **{**asked(tmp_path, latency_ns=10_000_000, jitter=0), "warmup_s": 0.5})["ok"]
-    assert answer["warmup_calls"] == 50
+    assert answer["warmup_calls"] == 62
+    assert answer["warmup_ns"] == 620_000_000
+    assert answer["warmup_steady"] is True
+    answer = agent.call("measure", **asked(tmp_path, latency_ns=10_000_000, jitter=0))["ok"]
+    assert (answer["warmup_calls"], answer["warmup_steady"]) == (2, None)
 
 
 def test_memory_has_one_definition(agent: Agent, tmp_path: Path) -> None:

@@ -235,9 +235,9 @@ MEMORY_PROGRAM = r"""
 #include <stdint.h>
 #define SIZE (50 << 20)
 static void ask(const char *what, int reset) {
-    uint64_t out[4] = {0};
+    uint64_t out[6] = {0};
     syscall(7778, out, (long)reset);
-    printf("%s %lu %lu %lu %lu\n", what, out[0], out[1], out[2], out[3]);
+    printf("%s %lu %lu %lu %lu %lu %lu\n", what, out[0], out[1], out[2], out[3], out[4], out[5]);
     fflush(stdout);
 }
 static char *fresh(void) {
@@ -269,7 +269,7 @@ int main(int argc, char **argv) {
 
 
 def memory_of_program(tmp_path: Path, plugin_options: str, *qemu_options: str) -> dict[str, list[int]]:
-    """The four figures at each point of MEMORY_PROGRAM."""
+    """The six figures at each point of MEMORY_PROGRAM."""
     (tmp_path / "memory.c").write_text(MEMORY_PROGRAM)
     subprocess.run(["aarch64-linux-gnu-gcc", "-O1", "-static", "-o", "memory", "memory.c"], cwd=tmp_path, check=True)
     plugin = f"{userland.counter_plugin(silent)}{plugin_options}"
@@ -286,21 +286,23 @@ def test_memory_peak_is_exact_though_the_memory_is_gone(tmp_path: Path, reserve:
         found = memory_of_program(tmp_path, f",memory=on,reserved={reserve}", "-R", str(reserve))
     else:
         found = memory_of_program(tmp_path, ",memory=on")
-    resident, _, anonymous, _ = found["start"]
-    assert 0 < anonymous < resident < 8 * MEBI  # the guest alone: QEMU's own 25 MB are not in it
+    resident, _, anonymous, _, pss, _ = found["start"]
+    assert 0 < anonymous <= pss <= resident < 8 * MEBI  # the guest alone: QEMU's own 25 MB are not in it
     assert found["untouched"][1] - resident < MEBI
     assert found["afterwards"][1] - resident < MEBI
     for what in ("munmap", "madvise", "fixed", *([] if reserve else ["mremap"])):
-        now, peak, anonymous_now, anonymous_peak = found[what]
+        now, peak, anonymous_now, anonymous_peak, pss_now, pss_peak = found[what]
         assert now - resident < MEBI, what
         assert 50 * MEBI <= peak - resident < 51 * MEBI, what
         assert 50 * MEBI <= anonymous_peak - anonymous < 51 * MEBI, what
         assert anonymous_now - anonymous < MEBI, what
+        assert 50 * MEBI <= pss_peak - pss < 51 * MEBI, what
+        assert pss_now - pss < MEBI, what
 
 
 @pytest.mark.emulated
 def test_memory_is_not_answered_unless_asked_for(tmp_path: Path) -> None:
-    assert memory_of_program(tmp_path, "")["munmap"] == [0, 0, 0, 0]
+    assert memory_of_program(tmp_path, "")["munmap"] == [0] * 6
 
 
 @pytest.mark.emulated

@@ -23,7 +23,7 @@ FAULTS = ("crash", "segfault", "exit", "hang", "print", "oom", "bad_model", "wro
 # Facts about the machine, and what a real clock or the kernel says: only their type is a matter of the protocol.
 VOLATILE = (
     "python", "system", "evidence", "elapsed_ns", "load_ns", "baseline_bytes", "load_peak_bytes", "loaded_bytes",
-    "run_peak_bytes", "delta_bytes", "method", "runtimes", "state",
+    "run_peak_bytes", "delta_bytes", "anonymous_peak_bytes", "pss_peak_bytes", "sampled", "method", "runtimes", "state",
 )  # fmt: skip
 
 

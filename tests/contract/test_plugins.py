@@ -72,6 +72,8 @@ def test_runtime(name: str) -> None:
     source = inspect.getsource(module.Loaded)
     for attribute in ("inputs", "outputs", "version"):
         assert hasattr(module.Loaded, attribute) or f"self.{attribute}" in source, attribute
+    # Either it tells the time of its operators, or why it does not.
+    assert getattr(module, "NO_PROFILER", "") or "self.profiler" in source
 
 
 @pytest.mark.parametrize("name", [name for name in plugins.names("runtime") if name != "fake"])
@@ -202,8 +204,9 @@ def flat(table: dict[str, Any], prefix: str = "") -> dict[str, type]:
     found: dict[str, type] = {}
     for key, value in table.items():
         found[prefix + key] = type(value)
-        if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{key}.")
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, dict):
+                found |= flat(part, f"{prefix}{key}.")
     return found
 
 

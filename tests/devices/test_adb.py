@@ -98,7 +98,8 @@ def test_the_record_tells_which_phone_its_battery_and_its_heat(
             "QEMU cortex-a72",
         )
         assert told["build"].startswith("edgekit/lab_arm64/")
-        for moment in line["launches"][0]["evidence"].values():
+        found = line["launches"][0]["evidence"]
+        for moment in (found["before"], found["after"]):
             assert (moment["battery_percent"], moment["thermal_status"]) == (87, 0)
             assert (moment["temperature_millic"], moment["plugged"]) == (41250, "USB")
 

@@ -39,8 +39,8 @@ class Model:
 
 def test_a_model_on_a_microcontroller_is_verified_and_timed_by_the_rules(cli: CommandLine) -> None:
     model = sources.load("digits_mlp")
-    artifacts = convert.Artifacts(model, [("tflite", "int8_io")], data.load(model, print), print)
-    artifact = artifacts.get("tflite", "int8_io")
+    artifacts = convert.Artifacts(model, [("tflite", "int8_io", 1)], data.load(model, print), print)
+    artifact = artifacts.get("tflite", "int8_io", 1)
     mcu = Mcu(Model(artifact.path), inference_s=0.0005)
     try:
         place = ("--device", "mlperf-tiny-mcu", "--port", mcu.line.name)

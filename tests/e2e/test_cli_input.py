@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from harness import FAKE_DEVICE, FAKE_MODEL, ROOT, CommandLine, forbid, write_fake_model
 
-from edgekit import __version__, config, doctor, sources
+from edgekit import __version__, cli_compare, cli_devices, cli_profile, config, doctor, sources
 from edgekit import cli as command_line
 from edgekit.errors import UserError
 
 pytestmark = pytest.mark.timeout(90)
-COMMANDS = ("profile", "convert", "inspect", "devices", "models", "doctor", "completion")
+COMMANDS = ("profile", "ab", "calibrate", "gate", "convert", "inspect", "devices", "models", "doctor", "completion")
 FAKE = ("-d", str(FAKE_DEVICE))
 
 
@@ -36,7 +36,11 @@ def refused(argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> tuple[
     ("argv", "message", "hint"),
     [
         (("profil",), "unknown command 'profil'", "did you mean 'profile'?"),
-        (("zzz",), "unknown command 'zzz'", "known: completion, convert, devices, doctor, inspect, models, profile"),
+        (
+            ("zzz",),
+            "unknown command 'zzz'",
+            "known: ab, calibrate, completion, convert, devices, doctor, gate, inspect, models, profile",
+        ),
         (("profile", "digits_cn", *FAKE), "unknown model 'digits_cn'", "did you mean 'digits_cnn'?"),
         (("profile", "--device", "pi44"), "unknown device 'pi44'", "did you mean 'pi4'?"),
         (("profile", str(FAKE_MODEL), *FAKE, "-r", "fak"), "unknown runtime 'fak'", "did you mean 'fake'?"),
@@ -198,14 +202,15 @@ def test_help_everywhere_has_an_example(command: str, cli: CommandLine) -> None:
 
 def test_examples_in_the_help_are_valid() -> None:
     parser = command_line.build_parser()
-    texts = [value for name, value in vars(command_line).items() if name.endswith("_HELP")]
+    modules = (command_line, cli_profile, cli_compare, cli_devices)
+    texts = [value for module in modules for name, value in vars(module).items() if name.endswith("_HELP")]
     found = [
         line.split("   ")[0].split(">")[0].split()[1:]
         for text in texts
         for line in text.splitlines()
         if line.startswith("  edgekit ")
     ]
-    assert len(found) >= 10
+    assert len(found) >= 30
     for argv in found:
         parser.parse_args(argv)
 

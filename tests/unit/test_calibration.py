@@ -20,6 +20,12 @@ def test_samples_are_rows_of_every_input_in_the_types_of_the_model() -> None:
     assert rows[4][0][0, 0, 0] == 24
 
 
+def test_a_larger_batch_takes_several_samples_at_a_time_and_fills_the_last_call_up() -> None:
+    calls = _tensors.samples(GOOD, [TensorSpec(s.name, (2, *s.shape[1:]), s.dtype) for s in SPECS], "int8")
+    assert [call[0].shape for call in calls] == [(2, 2, 3)] * 3
+    assert [call[0][:, 0, 0].tolist() for call in calls] == [[0, 6], [12, 18], [24, 0]]
+
+
 @pytest.mark.parametrize(
     ("calibration", "words"),
     [

@@ -261,26 +261,26 @@ def test_all_artifacts_of_a_run_are_made_side_by_side_when_the_first_is_asked_fo
 
     monkeypatch.setattr(convert, "artifact", convert_one)
     monkeypatch.setattr(convert, "side_by_side", lambda: 2)
-    wanted = [("a", "fp32"), ("b", "fp32"), ("a", "fp32")]
+    wanted = [("a", "fp32", 1), ("b", "fp32", 1), ("a", "fp32", 1)]
     artifacts = convert.Artifacts(model, wanted, data.load(model), lambda _: None)
-    assert artifacts.get("b", "fp32") == "b fp32"
+    assert artifacts.get("b", "fp32", 1) == "b fp32"
     monkeypatch.setattr(convert, "artifact", None)
-    assert artifacts.get("a", "fp32") == "a fp32"
+    assert artifacts.get("a", "fp32", 1) == "a fp32"
 
 
 def test_a_failed_conversion_is_kept_for_its_own_cell(model: Model) -> None:
-    artifacts = convert.Artifacts(model, [("fake", "int4"), ("fake", "fp32")], data.load(model), lambda _: None)
-    assert artifacts.get("fake", "fp32").precision == "fp32"
+    artifacts = convert.Artifacts(model, [("fake", "int4", 1), ("fake", "fp32", 1)], data.load(model), lambda _: None)
+    assert artifacts.get("fake", "fp32", 1).precision == "fp32"
     for _ in range(2):
         with pytest.raises(Unsupported, match="fake comes in fp32, int8 only"):
-            artifacts.get("fake", "int4")
+            artifacts.get("fake", "int4", 1)
 
 
 def test_an_interrupt_ends_the_conversions_under_way(
     recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, cold_cache: Path
 ) -> None:
     model = sources.load(str(recipe("hanging", convert_fault="hang")))
-    artifacts = convert.Artifacts(model, [("fake", "fp32"), ("fake", "int8")], data.load(model), lambda _: None)
+    artifacts = convert.Artifacts(model, [("fake", "fp32", 1), ("fake", "int8", 1)], data.load(model), lambda _: None)
 
     main = threading.main_thread().ident
     assert main is not None

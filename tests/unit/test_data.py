@@ -145,6 +145,15 @@ def test_several_inputs_lie_sample_after_sample_and_in_each_input_after_input() 
         data.decode(raw[:-1], specs)
 
 
+def test_a_batch_of_several_inputs_lies_call_after_call_and_in_each_input_after_input() -> None:
+    a, b = np.arange(8, dtype="f4").reshape(4, 2), np.arange(4, dtype="f4").reshape(4, 1)
+    specs = (spec((2, 2)), spec((2, 1)))
+    raw = data.encode((a, b), specs, (None, None))
+    assert raw == b"".join(part.tobytes() for part in (a[:2], b[:2], a[2:], b[2:]))
+    first, second = data.decode(raw, specs)
+    assert np.array_equal(first, a) and np.array_equal(second, b)
+
+
 def test_tensors_are_matched_by_name_and_else_by_place() -> None:
     def named(*names: str) -> list[TensorSpec]:
         return [TensorSpec(name, (1,), "float32") for name in names]

@@ -163,8 +163,9 @@ def test_opening_pushes_by_hash_and_starts_without_a_shell(opening: Callable[...
     agent = f"agents/edgekit-agent-{session.agent_key()}.pyz"
     assert transport.pushed == [agent]  # no userland: this machine has its own
     command = [sys.executable, "-I", "-S", agent]
+    child = [*command[:-1], "-c", session.CHILD % agent.removeprefix("agents/")]
     # A cut cable goes unnoticed on such a link, so the agent is told how long to wait for a word of the host.
-    assert transport.spawned == [[*command, "--spawn", json.dumps(command), "--patience", str(session.PATIENCE_S)]]
+    assert transport.spawned == [[*command, "--spawn", json.dumps(child), "--patience", str(session.PATIENCE_S)]]
 
 
 def test_a_reply_comes_after_any_number_of_events() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -40,17 +42,150 @@ def test_the_order_of_samples_does_not_matter(values: list[int], random: Any) ->
     assert stats.latency([launch(values)], False) == stats.latency([launch(shuffled)], False)
 
 
-@given(st.lists(SAMPLES, min_size=1, max_size=4))
-def test_latency_is_that_of_all_launches_together(launches: list[list[int]]) -> None:
+@given(st.lists(SAMPLES, min_size=1, max_size=8))
+def test_latency_is_that_of_all_launches_alike(launches: list[list[int]]) -> None:
     found = stats.latency([launch(samples) for samples in launches], True)
-    pooled = [ns for samples in launches for ns in samples]
     assert found is not None
-    assert found["p50_ns"] == pytest.approx(float(np.median(pooled)), abs=0.5, rel=1e-12)
-    assert found["samples"] == len(pooled)
+    middle = float(np.median([np.median(samples) for samples in launches]))
+    assert found["p50_ns"] == pytest.approx(middle, abs=0.5, rel=1e-12)
+    assert found["samples"] == sum(map(len, launches))
     assert found["launches"] == len(launches)
     assert found["emulated"] is True
-    tails = [found[name] for name in ("p50_ns", "p90_ns", "p95_ns", "p99_ns") if name in found]
+    tails = [found[name] for name in ("p90_ns", "p95_ns", "p99_ns") if name in found]
     assert tails == sorted(tails)
+    assert ("low_ns" in found) == (len(launches) > 1)
+    if len(launches) > 1:
+        assert found["low_ns"] * (1 - 1e-9) - 1 <= found["p50_ns"] <= found["high_ns"] * (1 + 1e-9) + 1
+    else:
+        assert not {"low_ns", "high_ns", "half_width", "conclusive", "launch_spread"} & set(found)
+
+
+def test_a_launch_counts_once_however_many_calls_it_took() -> None:
+    found = stats.latency([launch([10] * 3), launch([20] * 3), launch([90] * 500)], False)
+    assert found is not None
+    assert found["p50_ns"] == 20
+
+
+@pytest.mark.parametrize(("count", "several"), [(2, False), (3, True)])
+def test_spreads_need_three_launches(count: int, several: bool) -> None:
+    launches = [launch([100 + 10 * n], first_ns=200 + 20 * n, load_ns=400 + 80 * n) for n in range(count)]
+    found = stats.latency(launches, False)
+    assert found is not None
+    assert {name for name in found if name.endswith("_spread")} == (
+        {"launch_spread", "first_spread", "load_spread"} if several else set()
+    )
+    if several:
+        figures = (found["launch_spread"], found["first_spread"], found["load_spread"])
+        assert figures == pytest.approx((20 / 110, 40 / 220, 160 / 480), abs=1e-6)
+
+
+def test_an_interval_is_conclusive_up_to_its_target() -> None:
+    launches = [launch([1000 + 10 * n] * 9) for n in range(6)]
+    plain = stats.latency(launches, False)
+    assert plain is not None
+    assert not {"target", "conclusive"} & set(plain)
+    width = stats.interval(stats.per_call(launches)).half_width(1025)
+    assert plain["half_width"] == round(width, 6)
+    for target, conclusive in ((width, True), (math.nextafter(width, 0), False)):
+        found = stats.latency(launches, False, target)
+        assert found is not None
+        assert (found["target"], found["conclusive"]) == (target, conclusive)
+
+
+# ---- the interval ----
+
+CALLS = 15
+
+
+def launches_of(random: np.random.Generator, kind: str, count: int) -> list[list[float]]:
+    """So many launches whose medians lie around 1.0 in one of several ways; calls have a long tail to the right."""
+    levels = {
+        "equal": lambda: np.zeros(count),
+        "normal": lambda: random.normal(0, 0.02, count),
+        "heavy tails": lambda: 0.02 * random.standard_t(3, count),
+        "skewed": lambda: 0.02 * (random.exponential(1, count) - math.log(2)),
+        "disturbed": lambda: disturbed(random, count),
+    }[kind]()
+    calls = np.maximum(random.normal(0, 0.01, (count, CALLS)), random.normal(0, 0.01, (count, CALLS)))
+    calls = calls + 0.2 * random.exponential(1, (count, CALLS)) * (random.random((count, CALLS)) < 0.05)
+    return [list(map(float, row)) for row in np.exp(levels[:, None] + calls)]
+
+
+def disturbed(random: np.random.Generator, count: int) -> np.ndarray:
+    """One launch in ten is 1.3 to 3 times slower, because something else ran."""
+    slow = random.uniform(math.log(1.3), math.log(3), count) * (random.random(count) < 0.1)
+    return random.normal(0, 0.02, count) + slow
+
+
+@functools.cache
+def truth(kind: str) -> float:
+    """The median of the launches' medians, of very many launches."""
+    return stats.typical(launches_of(np.random.default_rng(99), kind, 20_000))
+
+
+@pytest.mark.parametrize("count", [5, 6, 10, 20])
+@pytest.mark.parametrize("kind", ["equal", "normal", "heavy tails", "skewed", "disturbed"])
+def test_the_interval_holds_the_truth_as_often_as_it_says(kind: str, count: int) -> None:
+    random, trials = np.random.default_rng(count), 400
+    held = 0
+    for _ in range(trials):
+        found = stats.interval(launches_of(random, kind, count))
+        held += found.low <= truth(kind) <= found.high
+    assert 0.93 <= held / trials <= 0.985
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_few_launches_have_a_wide_interval(count: int) -> None:
+    random = np.random.default_rng(count)
+    found = [stats.interval(launches_of(random, "normal", count)) for _ in range(400)]
+    held = sum(one.low <= truth("normal") <= one.high for one in found)
+    assert 0.93 <= held / len(found) <= 0.985
+
+
+def test_a_percentile_of_launches_is_taken_where_their_range_holds_the_level() -> None:
+    """Five launches hold the median in their range with 93.75 %, six with 96.9 %."""
+    levels = [1.0, 1.01, 1.02, 1.03, 1.04, 9.0]
+    six, five = (stats.interval([[level] * 3 for level in levels[-count:]]) for count in (6, 5))
+    assert six.low >= 1.0 and six.high <= 9.0, "within their range"
+    assert five.low < 1.01, "Student's t reaches beyond it"
+    wider = stats.interval([[level] * 3 for level in levels], level=0.97)
+    assert wider.low < 1.0, "of which the range of six is not enough"
+
+
+def test_the_interval_is_the_same_for_the_same_samples_in_any_order() -> None:
+    launches = launches_of(np.random.default_rng(1), "normal", 9)
+    assert stats.interval(launches) == stats.interval(launches[::-1])
+    shuffled = [calls[::-1] for calls in launches]
+    assert stats.interval(shuffled) == stats.interval(launches)
+
+
+@given(st.lists(st.lists(st.integers(1, 10**9), min_size=1, max_size=9), min_size=2, max_size=12), st.integers(2, 1000))
+def test_the_interval_knows_no_unit(launches: list[list[int]], factor: int) -> None:
+    found, scaled = (stats.interval([[by * ns for ns in calls] for calls in launches]) for by in (1, factor))
+    assert scaled.low == pytest.approx(factor * found.low, rel=1e-9)
+    assert scaled.high == pytest.approx(factor * found.high, rel=1e-9)
+
+
+def test_equal_launches_leave_no_doubt_and_one_launch_leaves_all() -> None:
+    assert stats.interval([[5.0]] * 6) == stats.Interval(5.0, 5.0)
+    found = stats.interval([[5.0]] * 2)
+    assert (found.low, found.high) == pytest.approx((5.0, 5.0))
+    with pytest.raises(ValueError, match="two launches"):
+        stats.interval([[5.0, 6.0]])
+
+
+def test_one_disturbed_launch_of_ten_does_not_widen_the_interval() -> None:
+    quiet = [[1.0 + n / 1000] * 5 for n in range(10)]
+    found = stats.interval([*quiet[:9], [30.0] * 5])
+    assert found.half_width(1.0) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("freedom", "quantile"), [(1, 12.7062), (2, 4.30265), (3, 3.18245), (4, 2.77645), (9, 2.26216), (29, 2.04523)]
+)
+def test_students_quantiles(freedom: int, quantile: float) -> None:
+    assert stats.student(0.975, freedom) == pytest.approx(quantile, rel=0.002)
+    assert stats.student(0.025, freedom) == pytest.approx(-quantile, rel=0.002)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +246,7 @@ def test_instructions_are_medians_by_class_without_the_loops_own() -> None:
 
 def test_instructions_of_a_32_bit_guest_have_no_classes() -> None:
     found = stats.instructions([launch([1], counts=[[5_000], [5_002]], counter_overhead=[1_000])])
-    assert found == {"total": 4_001, "spread": 0.0005, "samples": 2}
+    assert found == {"total": 4_001, "spread": 0.0005, "decile_spread": 0.0004, "samples": 2}
 
 
 def test_instructions_of_a_batch_are_those_of_one_call() -> None:

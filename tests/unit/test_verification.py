@@ -15,9 +15,9 @@ from edgekit.types import Artifact, Json, TensorSpec
 GOOD = (np.ones((2, 3), np.float32),)
 
 
-@pytest.mark.parametrize(("batch_bytes", "batches"), [(1, 200), (40 * 64, 4), (1 << 20, 1)])
-def test_batches_change_nothing_but_their_number(
-    tmp_path: Path, cold_cache: Path, monkeypatch: pytest.MonkeyPatch, batch_bytes: int, batches: int
+@pytest.mark.parametrize(("portion_bytes", "portions"), [(1, 200), (40 * 64, 4), (1 << 20, 1)])
+def test_portions_change_nothing_but_their_number(
+    tmp_path: Path, cold_cache: Path, monkeypatch: pytest.MonkeyPatch, portion_bytes: int, portions: int
 ) -> None:
     lent: list[str] = []
     lend = session.Session.lend
@@ -27,7 +27,7 @@ def test_batches_change_nothing_but_their_number(
         return lent[-1]
 
     monkeypatch.setattr(session.Session, "lend", spy)
-    monkeypatch.setattr(verification, "BATCH_BYTES", batch_bytes)
+    monkeypatch.setattr(verification, "PORTION_BYTES", portion_bytes)
     request = plan.Request(
         str(FAKE_MODEL), str(FAKE_DEVICE), precisions=("fp32",), output=tmp_path, effort={"launches": 1}
     )
@@ -35,8 +35,28 @@ def test_batches_change_nothing_but_their_number(
     (line,) = bench.run(request, said.append).lines
     assert (line["accuracy"]["correct"], line["accuracy"]["total"]) == (190, 200)
     assert line["fidelity"]["sqnr_db"] == 200 and len(line["launches"]) == 1
-    assert len(lent) == batches - 1
+    assert len(lent) == portions - 1
     assert not [path for place in lent for path in cache.cache_dir().glob(f"devices/*/{place}")]
+
+
+@pytest.mark.parametrize("portion_bytes", [1, 1 << 20])
+def test_a_batch_changes_no_output_and_the_last_one_is_filled_up(
+    tmp_path: Path, cold_cache: Path, monkeypatch: pytest.MonkeyPatch, portion_bytes: int
+) -> None:
+    monkeypatch.setattr(verification, "PORTION_BYTES", portion_bytes)
+    request = plan.Request(
+        str(FAKE_MODEL),
+        str(FAKE_DEVICE),
+        precisions=("fp32",),
+        output=tmp_path,
+        effort={"launches": 1},
+        batches=(1, 7),
+    )
+    single, batched = bench.run(request, lambda _: None).lines
+    assert batched["id"] == single["id"] + "+batch=7"
+    assert batched["accuracy"]["total"] == 200 and batched["accuracy"] == single["accuracy"]
+    assert batched["fidelity"]["sqnr_db"] == 200
+    assert batched["artifact"]["inputs"][0]["shape"][0] == 7 and single["artifact"]["inputs"][0]["shape"][0] == 1
 
 
 @pytest.mark.parametrize(("precision", "sqnr_db"), [("fp32", 15.0), ("int8", 20.0), ("int4_weight", 11.0)])

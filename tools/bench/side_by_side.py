@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +59,19 @@ def pushes(
     again = statistics.median(seconds(push) for _ in range(rounds))
     print(f"  second push of the same: {again:.3f} s (limit {AGAIN_LIMIT_S:g} s)")
     return ratio <= PUSH_LIMIT and again <= AGAIN_LIMIT_S
+
+
+def litert_benchmark(model: Path) -> float:
+    """The median in ms that one process of LiteRT's own benchmark reports with its defaults (5 runs of warm-up, 50 timed ones).
+
+    It rounds to hundredths of a millisecond, which says nothing of a small model: its figures are taken before that.
+    """
+    program = "import ai_edge_litert.tools.benchmark_litert_model as m; m.round = lambda value, digits: value; m.main()"
+    with tempfile.TemporaryDirectory() as folder:
+        told = Path(folder) / "told.json"
+        argv = [sys.executable, "-c", program, "--model", model, "--result_json", told]
+        subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return float(json.loads(told.read_text("utf-8"))["latency"]["median_ms"])
 
 
 def show(title: str, figures: dict[str, list[float]], unit: str, limit: float) -> float:

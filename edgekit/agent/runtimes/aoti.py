@@ -6,6 +6,7 @@ from ..protocol import Fault
 from . import _library, _torch
 
 FORMATS = ("aoti",)
+NO_PROFILER = "AOTInductor's code is compiled as a whole and tells nothing of its operators"
 PACKAGE = "torch._inductor.package"
 
 

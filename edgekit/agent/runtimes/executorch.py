@@ -38,12 +38,16 @@ DTYPES = {
 }
 MAX_RANK = 16
 
+# What the runtime calls what it tells the profiler of.
+METHOD, KERNEL, DELEGATE, NAMED = "Method::execute", "OPERATOR_CALL", "DELEGATE_CALL", "native_call_"
+BACKENDS = {"XnnpackBackend": "XNNPACK"}
+
 FUNCTIONS = {
     "ek_et_version": (c_char_p,),
     "ek_et_message": (c_char_p,),
     "ek_et_threads": (c_int, c_int),
     "ek_et_check": (c_int, c_char_p),
-    "ek_et_load": (c_int, c_char_p, POINTER(c_void_p)),
+    "ek_et_load": (c_int, c_char_p, c_int, POINTER(c_void_p)),
     "ek_et_free": (None, c_void_p),
     "ek_et_count": (c_int, c_void_p, c_int),
     "ek_et_describe": (
@@ -59,6 +63,17 @@ FUNCTIONS = {
     "ek_et_backend": (c_char_p, c_void_p, c_int),
     "ek_et_set": (c_int, c_void_p, c_int, c_char_p, c_uint64),
     "ek_et_run": (c_int, c_void_p),
+    "ek_et_event": (
+        c_int,
+        c_void_p,
+        c_uint64,
+        POINTER(c_char_p),
+        POINTER(c_int64),
+        POINTER(c_int),
+        POINTER(c_uint64),
+        POINTER(c_uint64),
+    ),
+    "ek_et_forget": (None, c_void_p),
     "ek_et_output_bytes": (c_uint64, c_void_p, c_int),
     "ek_et_get": (c_int, c_void_p, c_int, c_void_p, c_uint64),
 }
@@ -107,7 +122,7 @@ def load(path, options):
     if library.ek_et_threads(threads) != threads:
         raise Fault("unsupported", "ExecuTorch's thread pool does not take %d threads" % threads)
     model = c_void_p()
-    call(library, "ek_et_load", path.encode(), byref(model))
+    call(library, "ek_et_load", path.encode(), int(bool(options.get("profile"))), byref(model))
     loaded = Loaded(library, model)
     try:
         loaded.describe()
@@ -126,6 +141,7 @@ class Loaded:
         self.version = library.ek_et_version().decode()
         self.inputs, self.outputs = [], []
         self.delegation = None
+        self.profiler = Profiler(self)
 
     def describe(self):
         """Learn inputs, outputs and the backends that were attached."""
@@ -176,3 +192,59 @@ class Loaded:
         if self.model:
             self.library.ek_et_free(self.model)
             self.model = c_void_p()
+
+
+class Profiler:
+    """What the runtime tells of the inferences of a model that was loaded for it."""
+
+    name = "ExecuTorch event tracer"
+    resolution_ns = 1000  # of XNNPACK's times; the runtime's own have the clock's
+
+    def __init__(self, loaded):
+        self.loaded = loaded
+        self.kept = []
+
+    def begin(self):
+        """Forget what was told so far."""
+        self.loaded.library.ek_et_forget(self.loaded.model)
+
+    def end(self):
+        """Read what was told of the inference."""
+        backends = self.loaded.delegation["backends"]
+        delegate = BACKENDS.get(backends[0], backends[0]) if len(set(backends)) == 1 else "delegate"
+        self.kept.append(inference(self.events(), delegate))
+
+    def events(self):
+        """Name, instruction, whether it is inside a delegate and nanoseconds of everything that was told."""
+        name, instruction, inside = c_char_p(), c_int64(), c_int()
+        start, end = c_uint64(), c_uint64()
+        places = [byref(place) for place in (name, instruction, inside, start, end)]
+        found = []
+        while self.loaded.library.ek_et_event(self.loaded.model, len(found), *places) == 0:
+            text = (name.value or b"").decode("utf-8", "replace")
+            found.append((text, instruction.value, bool(inside.value), end.value - start.value))
+        return found
+
+    def runs(self):
+        """(nanoseconds, events) of each inference."""
+        return self.kept
+
+
+def inference(events, delegate):
+    """The inference in what was told of it: kernels by their instruction, operators of a delegate by that of its call.
+
+    A delegate that tells nothing of its operators is one operator. Raises Fault("internal") without an inference.
+    """
+    total = next((ns for name, _, _, ns in events if name == METHOD), None)
+    if total is None:
+        raise Fault("internal", "ExecuTorch's event tracer was told of no inference")
+    telling = {place for _, place, inside, _ in events if inside}
+    found = []
+    for name, place, inside, ns in events:
+        if inside:
+            found.append({"name": name, "delegate": delegate, "place": place, "ns": ns})
+        elif name == KERNEL or (name == DELEGATE and place not in telling):
+            found.append({"name": name, "delegate": delegate if name == DELEGATE else None, "place": place, "ns": ns})
+        elif name.startswith(NAMED) and found and found[-1]["place"] == place:
+            found[-1]["name"] = name[len(NAMED) :]
+    return total, found

@@ -5,6 +5,8 @@ For tests of the pipeline, statistics and faults without a clock; never one of a
 
 import ctypes
 import json
+import math
+import mmap
 import os
 import signal
 import struct
@@ -46,9 +48,22 @@ def load(path, options):
     return Loaded(description)
 
 
+def touched(mebibytes):
+    """So much anonymous memory, every page of it written."""
+    return b"\1" * (mebibytes << 20)
+
+
+def mapped(path):
+    """A file mapped into this process, every page of it read."""
+    with open(path, "rb") as stream:
+        pages = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    pages[:: mmap.PAGESIZE]
+    return pages
+
+
 class Loaded:
-    """Outputs are the first floats of the input; the clock advances by `latency_ns`,
-    spread by `jitter` in a repeating pattern."""
+    """Outputs are the first floats of the input; the clock advances by `latency_ns`, spread by `jitter` in a repeating
+    pattern, or by the distribution that `noise` describes."""
 
     version = "1"
 
@@ -56,9 +71,22 @@ class Loaded:
         self.description = description
         self.inputs = description["inputs"]
         self.outputs = description["outputs"]
+        self.delegation = description.get("delegation")
+        self.profiler = Profiler(description.get("operators") or [])
         self.now_ns = 0
         self.calls = 0
         self.data = b""
+        self.noise = description.get("noise") or {}
+        self.level = 1.0
+        if self.noise:
+            import random  # takes longer than all the rest
+
+            self.random = random.Random(self.noise.get("seed"))
+            self.level = math.exp(self.random.gauss(0, self.noise.get("launch", 0)))
+        self.memory = description.get("memory") or {}
+        touched(self.memory.get("load_mib", 0))
+        self.kept = touched(self.memory.get("keep_mib", 0))
+        self.mapped = mapped(self.memory["map"]) if "map" in self.memory else None
         if description.get("instructions"):
             total = int(description["instructions"])
             self.counts = [total, total // 4, total // 8, total // 2, 0, total // 16, total // 32, total // 32]
@@ -74,6 +102,9 @@ class Loaded:
     def run(self):
         """Advance the clock, or misbehave."""
         fault = self.description.get("fault")
+        scratch = touched(self.memory.get("run_mib", 0))
+        if "hold_s" in self.memory:
+            time.sleep(self.memory["hold_s"])
         if fault == "crash":
             os.kill(os.getpid(), signal.SIGABRT)
         elif fault == "segfault":
@@ -87,8 +118,13 @@ class Loaded:
                 time.sleep(0.01)
         latency_ns = self.description.get("latency_ns") or 1_000_000
         jitter = self.description.get("jitter") or 0.0
+        if self.calls >= (self.description.get("slow_after_calls") or float("inf")):
+            latency_ns *= self.description["slow_factor"]
+        if self.noise:
+            latency_ns *= self.level * math.exp(self.random.gauss(0, self.noise.get("calls", 0)))
         self.now_ns += round(latency_ns * (1 + jitter * (self.calls % 5 - 2)))
         self.calls += 1
+        del scratch
 
     def output(self, index):
         """The first floats of the input; wrong ones where the file says so."""
@@ -105,3 +141,24 @@ class Loaded:
 
     def close(self):
         """Nothing to free."""
+
+
+class Profiler:
+    """Says of each inference what the file says of its operators."""
+
+    name, resolution_ns = "fake profiler", 1
+
+    def __init__(self, events):
+        self.events = events
+        self.count = 0
+
+    def begin(self):
+        """Nothing is kept."""
+
+    def end(self):
+        """One inference more."""
+        self.count += 1
+
+    def runs(self):
+        """(nanoseconds, events) of each inference."""
+        return [(sum(event["ns"] for event in self.events), self.events)] * self.count

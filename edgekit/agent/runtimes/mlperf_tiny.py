@@ -13,6 +13,7 @@ from ._library import size_bytes
 from ._mcu import Firmware
 
 FORMATS = ("tflite",)
+NO_PROFILER = "the firmware tells the time of whole inferences only"
 REMOTE = True  # what runs the model is not this process: its memory and this machine's load say nothing
 PORT, BAUD = "EDGEKIT_MCU_PORT", "EDGEKIT_MCU_BAUD"  # set by edgekit/transports/mcu.py
 RULE_NS = 10_000_000_000

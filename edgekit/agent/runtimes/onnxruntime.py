@@ -5,11 +5,12 @@ onnxruntime_c_api.h) hold for every release from 1.16 on.
 """
 
 import ctypes
+import os
 import re
 from ctypes import POINTER, byref, c_char_p, c_int, c_int64, c_size_t, c_uint32, c_void_p
 
 from ..protocol import Fault
-from . import _library
+from . import _library, _ort_profile
 
 FORMATS = ("onnx",)
 API_VERSION = 16
@@ -22,6 +23,7 @@ FUNCTIONS = {
     "Run": (9, c_void_p, c_void_p, POINTER(c_char_p), Handle, c_size_t, POINTER(c_char_p), c_size_t, Handle),
     "CreateSessionOptions": (10, Handle),
     "SetSessionExecutionMode": (13, c_void_p, c_int),
+    "EnableProfiling": (14, c_void_p, c_char_p),
     "SetSessionLogSeverityLevel": (22, c_void_p, c_int),
     "SetSessionGraphOptimizationLevel": (23, c_void_p, c_int),
     "SetIntraOpNumThreads": (24, c_void_p, c_int),
@@ -42,6 +44,7 @@ FUNCTIONS = {
     "CreateCpuMemoryInfo": (69, c_int, c_int, Handle),
     "AllocatorFree": (76, c_void_p, c_void_p),
     "GetAllocatorWithDefaultOptions": (78, Handle),
+    "SessionEndProfiling": (110, c_void_p, c_void_p, Handle),
     "AddSessionConfigEntry": (130, c_void_p, c_char_p, c_char_p),
 }
 # name -> position; these return nothing
@@ -150,18 +153,27 @@ def probe(libraries):
     return {"version": open_runtime(libraries).version}
 
 
+def start(libraries):
+    """Make the environment, which the library has once in a process: its operator schemas are there whatever the model is."""
+    open_runtime(libraries).make("CreateEnv", LOG_FATAL, b"edgekit")  # never released
+
+
 def check(path, libraries):
     """Raise Fault("bad_model") when there is nothing to load; ONNX Runtime itself says no to a damaged file."""
     _library.head(path)
 
 
 def load(path, options):
-    """Load an .onnx file for `options["threads"]` CPU threads, with all graph optimizations, sequential execution."""
+    """Load an .onnx file for `options["threads"]` CPU threads, with all graph optimizations, sequential execution.
+
+    Its threads wait in loops for up to a time, except for `options["counters"]`: how often they go round is not the model's.
+    """
     api = open_runtime(options.get("libraries", {}))
     check(path, options.get("libraries", {}))
     loaded = Loaded(api)
     try:
-        loaded.open(path, int(options.get("threads", 1)))
+        threads, spinning = int(options.get("threads", 1)), not options.get("counters")
+        loaded.open(path, threads, bool(options.get("profile")), spinning)
     except Fault:
         loaded.close()
         raise
@@ -175,6 +187,7 @@ class Loaded:
         self.api = api
         self.version = api.version
         self.delegation = None
+        self.profiler = None
         self.inputs, self.outputs = [], []
         self.handles = []  # (kind, handle) in the order they were made
         self.buffers = []
@@ -185,8 +198,8 @@ class Loaded:
         self.handles.append((kind, handle))
         return handle
 
-    def open(self, path, threads):
-        """Everything from the file to values that are ready to run."""
+    def open(self, path, threads, profile=False, spinning=True):
+        """Everything from the file to values that are ready to run; with a profile in the working folder where it is wanted."""
         api = self.api
         environment = self.own("Env", api.make("CreateEnv", LOG_FATAL, b"edgekit"))
         options = self.own("SessionOptions", api.make("CreateSessionOptions"))
@@ -195,9 +208,14 @@ class Loaded:
         api.call("SetSessionGraphOptimizationLevel", options, ALL_OPTIMIZATIONS)
         api.call("SetIntraOpNumThreads", options, threads)
         api.call("SetInterOpNumThreads", options, 1)
-        if threads == 1:
+        if threads == 1 or not spinning:
             api.call("AddSessionConfigEntry", options, b"session.intra_op.allow_spinning", b"0")
+        prefix = "profile-%d" % os.getpid()
+        if profile:
+            api.call("EnableProfiling", options, prefix.encode())
         self.session = self.own("Session", api.make("CreateSession", environment, path.encode(), options))
+        if profile:
+            self.profiler = _ort_profile.Profiler(prefix, self.end_profile)
         self.memory = self.own("MemoryInfo", api.make("CreateCpuMemoryInfo", ARENA_ALLOCATOR, DEFAULT_MEMORY))
         self.inputs = self.describe("Input")
         self.outputs = self.describe("Output")
@@ -212,6 +230,12 @@ class Loaded:
         self.output_values = (c_void_p * len(self.outputs))(*values)
         if not fixed:
             self.settle_outputs()
+
+    def end_profile(self):
+        """Write the profile down; what follows is not in it."""
+        allocator = self.api.make("GetAllocatorWithDefaultOptions")
+        name = self.api.make("SessionEndProfiling", self.session, allocator)
+        self.api.call("AllocatorFree", allocator, name)
 
     def describe(self, kind):
         """Names, shapes (free dimensions as -1) and dtypes of all inputs ("Input") or outputs ("Output")."""

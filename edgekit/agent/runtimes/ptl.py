@@ -3,6 +3,7 @@
 from . import _library, _torch
 
 FORMATS = ("ptl",)
+NO_PROFILER = "PyTorch is measured whole here: the profile of its operators is not read"
 
 
 def probe(libraries):

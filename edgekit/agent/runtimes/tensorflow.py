@@ -6,6 +6,7 @@ from ..protocol import Fault
 from . import _library
 
 FORMATS = ("savedmodel",)
+NO_PROFILER = "TensorFlow is measured whole here: the profile of its operators is not read"
 SIGNATURE = "serving_default"
 
 

@@ -8,7 +8,7 @@ import ctypes
 from ctypes import POINTER, byref, c_bool, c_char_p, c_int, c_int32, c_int64, c_size_t, c_uint, c_uint32, c_void_p
 
 from ..protocol import Fault
-from . import _library
+from . import _library, _litert_profile
 from ._tflite_file import check
 
 __all__ = ["FORMATS", "Loaded", "check", "load", "probe"]
@@ -128,6 +128,7 @@ FUNCTIONS = {
     "LiteRtLockTensorBuffer": (c_int, c_void_p, Handle, c_int),
     "LiteRtUnlockTensorBuffer": (c_int, c_void_p),
     "LiteRtRunCompiledModel": (c_int, c_void_p, c_size_t, c_size_t, Handle, c_size_t, Handle),
+    **_litert_profile.FUNCTIONS,
     "LiteRtDestroyTensorBuffer": (None, c_void_p),
     "LiteRtDestroyCompiledModel": (None, c_void_p),
     "LiteRtDestroyOptions": (None, c_void_p),
@@ -170,7 +171,7 @@ def load(path, options):
         check(path, options.get("libraries", {}))
     loaded = Loaded(library, version)
     try:
-        loaded.open(path, int(options.get("threads", 1)))
+        loaded.open(path, int(options.get("threads", 1)), bool(options.get("profile")))
     except Fault as fault:
         loaded.close()
         raise said_aloud(library, version, path, options, fault) from fault
@@ -203,7 +204,8 @@ class Loaded:
         self.environment, self.model, self.options, self.compiled = (c_void_p() for _ in range(4))
         self.buffers = {"Input": [], "Output": []}
         self.handles = set()
-        self.payload = None
+        self.payloads = []
+        self.profiler = None
 
     def call(self, name, *arguments):
         """Call a function that returns a status. Raises Fault when it is not OK."""
@@ -213,8 +215,8 @@ class Loaded:
             kind = "out_of_memory" if status == OUT_OF_MEMORY else "bad_model"
             raise Fault(kind, "LiteRT refused the model: %s returned %s (%d)" % (name, word, status))
 
-    def open(self, path, threads):
-        """Everything from the file to buffers that are ready to run."""
+    def open(self, path, threads, profile=False):
+        """Everything from the file to buffers that are ready to run; with the profiler where it is wanted."""
         # Without the first option LiteRT looks for GPU and NPU plug-ins and loads those it finds into the process.
         settings = (EnvironmentOption * 2)(
             EnvironmentOption(OPTION_ACCELERATORS, Any(ANY_INT, HARDWARE_CPU)),
@@ -224,11 +226,9 @@ class Loaded:
         self.call("LiteRtCreateModelFromFile", self.environment, path.encode(), byref(self.model))
         self.call("LiteRtCreateOptions", byref(self.options))
         self.call("LiteRtSetOptionsHardwareAccelerators", self.options, HARDWARE_CPU)
-        self.payload = ctypes.create_string_buffer(b"num_threads = %d\n" % threads)
-        opaque = c_void_p()
-        payload = ctypes.cast(self.payload, c_void_p)
-        self.call("LiteRtCreateOpaqueOptions", b"xnnpack", payload, keep, byref(opaque))
-        self.call("LiteRtAddOpaqueOptions", self.options, opaque)
+        self.option(b"xnnpack", b"num_threads = %d\n" % threads)
+        if profile:
+            self.option(b"runtime_options_string", b"enable_profiling = true\n")
         self.call("LiteRtCreateCompiledModel", self.environment, self.model, self.options, byref(self.compiled))
         whole = c_bool()
         self.call("LiteRtCompiledModelIsFullyAccelerated", self.compiled, byref(whole))
@@ -236,6 +236,15 @@ class Loaded:
         self.inputs = self.tensors("Input")
         self.outputs = self.tensors("Output")
         self.arrays = {kind: (c_void_p * len(found))(*found) for kind, found in self.buffers.items()}
+        if profile:
+            self.profiler = _litert_profile.Profiler(self.call, self.compiled)
+
+    def option(self, group, text):
+        """Set options of a group, in TOML."""
+        self.payloads.append(ctypes.create_string_buffer(text))
+        opaque, payload = c_void_p(), ctypes.cast(self.payloads[-1], c_void_p)
+        self.call("LiteRtCreateOpaqueOptions", group, payload, keep, byref(opaque))
+        self.call("LiteRtAddOpaqueOptions", self.options, opaque)
 
     def tensors(self, kind):
         """Make the buffers of all inputs ("Input") or outputs ("Output"); returns their descriptions."""

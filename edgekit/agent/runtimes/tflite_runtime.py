@@ -15,6 +15,7 @@ __all__ = ["FORMATS", "Loaded", "check", "load", "probe"]
 
 FORMATS = ("tflite",)
 PACKAGE = "tflite_runtime"
+NO_PROFILER = "tflite-runtime's profiler cannot be reached from Python; LiteRT (tflite) runs the same file and tells its operators"
 # tflite::impl::Interpreter::Invoke() and ::HasDelegates(), ::IsFullyDelegated() const, as the wheel's library exports them
 INVOKE = "_ZN6tflite4impl11Interpreter6InvokeEv"
 HAS_DELEGATES = "_ZN6tflite4impl11Interpreter12HasDelegatesEv"

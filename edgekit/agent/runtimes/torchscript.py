@@ -3,6 +3,7 @@
 from . import _torch
 
 FORMATS = ("torchscript",)
+NO_PROFILER = "PyTorch is measured whole here: the profile of its operators is not read"
 
 
 def probe(libraries):
