@@ -5,12 +5,19 @@ from __future__ import annotations
 import os
 import pty
 import select
+import signal
 import subprocess
 import termios
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness import PATIENCE_S
+
+
+def at_home() -> None:
+    """In the program's process: its terminal is the one that /dev/tty means, and Ctrl-C is heard (not so in a background job)."""
+    os.close(os.open(os.ttyname(0), os.O_RDWR))
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Terminal:
@@ -28,8 +35,7 @@ class Terminal:
             stderr=end,
             env={**plain, "TERM": "xterm", **environment},
             start_new_session=True,
-            # The terminal is to be the one that /dev/tty means.
-            preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),
+            preexec_fn=at_home,
         )
         os.close(end)
 
