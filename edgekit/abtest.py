@@ -68,9 +68,7 @@ def run(
     `max_seconds` caps each of the at most two sessions; `on_start` receives the folder as soon as samples are kept there.
     Raises UserError, SetupError and DeviceError, and the error of a side that cannot be converted, verified or run.
     """
-    seconds = MAX_SECONDS if max_seconds is None else max_seconds
-    if not 0 < seconds < float("inf"):
-        raise UserError(f"max-seconds must be a positive number, not {seconds:g}")
+    seconds = turns.seconds_of(max_seconds, MAX_SECONDS)
     sides: Sides = {"old": Side.of("old", old, say), "new": Side.of("new", new, say)}
     device = sides["old"].subject.device
     if sides["new"].subject.device != device:
@@ -80,7 +78,7 @@ def run(
         record = turns.Record(old.output, "ab", sides, {"max_seconds": seconds})
         on_start(record.path)
         found = by_count(sides, record, say) if device.emulated else by_time(sides, record, seconds, say)
-        turns.confirm_lock(line)
+        line.confirm()
     record.finish(found.to_json())
     return found
 

@@ -224,12 +224,6 @@ class Agents:
             self.live = self.line.session(self.runtime)
         return self.live
 
-    def confirm(self) -> None:
-        """Nobody else can have used the device since get(). Raises DeviceError."""
-        if not self.line.held():
-            message = f"the lock on {self.line.device.name} was lost while this was measured"
-            raise DeviceError(message, "another run may have disturbed it: measure it again")
-
     def lose(self) -> None:
         """Let go of the session after an error of the device; the next get() starts another."""
         if self.live is not None:
@@ -270,7 +264,7 @@ def measure_cell(subject: Subject, cell: Cell, agents: Agents, found: Json, say:
                 sustained.measure(subject, cell, live, request, found, say)
             if wanted.energy:
                 energy.measure(subject, cell, live, request, found, say)
-            agents.confirm()
+            agents.line.confirm()
         return Measurement(cell, "ok", **found)
     except Unsupported as error:
         return Measurement(cell, "unsupported", error=failure("unsupported", error), **found)

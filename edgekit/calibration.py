@@ -40,9 +40,7 @@ def run(request: plan.Request, say: Say, max_seconds: float | None = None) -> Ca
 
     Raises what an A/B test raises, and UserError for an emulated device or when too little could be measured.
     """
-    seconds = MAX_SECONDS if max_seconds is None else max_seconds
-    if not 0 < seconds < float("inf"):
-        raise UserError(f"max-seconds must be a positive number, not {seconds:g}")
+    seconds = turns.seconds_of(max_seconds, MAX_SECONDS)
     old = Side.of("old", request, say)
     device = old.subject.device
     if device.emulated:
@@ -54,7 +52,7 @@ def run(request: plan.Request, say: Say, max_seconds: float | None = None) -> Ca
         key, state = turns.state_of(old)
         record = turns.Record(request.output, "calibration", sides, {"max_seconds": seconds})
         session = turns.measure(sides, record, 1, seconds, lambda found: len(found.logs) >= PAIRS, say, None)
-        turns.confirm_lock(line)
+        line.confirm()
     least = 2 * ratio.LEAST_PAIRS
     if len(session.logs) < least:
         message = f"{len(session.logs)} process pairs in {seconds:g} s are too few to know the noise: it takes {least}"

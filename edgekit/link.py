@@ -102,6 +102,12 @@ class Link:
             return bool(self.holder.call("lock", {"who": self._who()}, ASK_S).get("held"))
         return False
 
+    def confirm(self) -> None:
+        """Nobody else can have used the device meanwhile. Raises DeviceError."""
+        if not self.held():
+            message = f"the lock on {self.device.name} was lost while this was measured"
+            raise DeviceError(message, "another run may have disturbed it: measure it again")
+
     def drop(self, live: Session) -> None:
         """End one agent; the link stays."""
         if live in self.sessions:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgekit import evidence, link, noise, pairs, plan, ratio, store
 from edgekit.cache import disk_errors, write_text
-from edgekit.errors import DeviceError
+from edgekit.errors import UserError
 from edgekit.pairs import SLOTS, Shape, Side, Sides
 from edgekit.types import Json, to_json
 
@@ -128,6 +128,14 @@ def measure(
             return found
 
 
+def seconds_of(given: float | None, default: float) -> float:
+    """What --max-seconds says, or the default. Raises UserError."""
+    seconds = default if given is None else given
+    if not 0 < seconds < float("inf"):
+        raise UserError(f"max-seconds must be a positive number, not {seconds:g}")
+    return seconds
+
+
 def line_to(sides: Sides, doing: str, say: Say) -> link.Link:
     """The link to the device, which is locked meanwhile."""
     subject = sides["old"].subject
@@ -139,13 +147,6 @@ def place(sides: Sides, line: link.Link, say: Say) -> None:
     agents = {name: line.session(name) for name in dict.fromkeys(side.cell.runtime for side in sides.values())}
     for side in sides.values():
         side.place(agents[side.cell.runtime], say)
-
-
-def confirm_lock(line: link.Link) -> None:
-    """Nobody else can have used the device meanwhile. Raises DeviceError."""
-    if not line.held():
-        message = f"the lock on {line.device.name} was lost while this was measured"
-        raise DeviceError(message, "another run may have disturbed it: measure it again")
 
 
 def state_of(side: Side) -> tuple[str, Json]:

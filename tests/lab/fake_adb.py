@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
+
+import pytest
+
+from edgekit import session
+from edgekit.transports import _adb, adb
+from edgekit.types import Device
 
 from .sshd import free_port
 
@@ -183,3 +190,32 @@ class FakeAdb:
 def failure(text: str) -> bytes:
     """The sync service's word for a request that failed."""
     return struct.pack("<4sI", b"FAIL", len(text)) + text.encode()
+
+
+def device(serial: str = "", arch: str = platform.machine()) -> Device:
+    """The profile of a phone that runs programs of this machine."""
+    return Device("phone", "", arch, "adb", ("fake",), {"serial": serial} if serial else {})
+
+
+@contextlib.contextmanager
+def at_hand(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAdb]:
+    """An adb server with one device, whose folder is `folder`; a real one is never started or asked."""
+    monkeypatch.setattr(adb, "PLACE", f"{folder}/phone/edgekit")
+    monkeypatch.setattr(_adb, "SETTLE_S", 0.1)
+    monkeypatch.setattr(_adb, "AGAIN_S", 0.01)
+    monkeypatch.setenv("ADBUTILS_ADB_PATH", "/bin/false")
+    monkeypatch.delenv("ANDROID_SERIAL", raising=False)
+    monkeypatch.delenv("ANDROID_ADB_SERVER_HOST", raising=False)
+    with FakeAdb() as started:
+        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(started.port))
+        yield started
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deadlines that a test can wait for."""
+    monkeypatch.setattr(_adb, "STALL_S", 0.3)
+    monkeypatch.setattr(_adb, "SERVER_S", 0.5)
+    monkeypatch.setattr(adb, "COMMAND_S", 1.0)
+    monkeypatch.setattr(adb, "GOODBYE_S", 0.1)
+    monkeypatch.setattr(session, "GRACE_S", 0.2)
+    monkeypatch.setattr("edgekit.transports._remote.COMMAND_S", 1.0)
