@@ -223,7 +223,7 @@ def _of(value: T | tuple[T, T], index: int) -> T:
 
 def load_report(run: str | Path, output: str | Path = "results") -> Report:
     """The report of a run on disk, by path, by name, by the beginning of its name, or "last". Raises UserError."""
-    return Report.of(store.Run.load(store.find(Path(output), str(run))))
+    return Report.load(store.find(Path(output), str(run)))
 
 
 def convert(

@@ -42,6 +42,7 @@ from edgekit.errors import (
     UserError,
     WrongOutput,
 )
+from edgekit.report import html
 from edgekit.types import Artifact, Cell, Json, Measurement, Model, to_json
 from edgekit.verification import Subject, check_reference, deploy, verify
 
@@ -136,8 +137,16 @@ def named(name: str, say: Say) -> Say:
 
 
 def carry_out(job: Job) -> None:
-    """Measure what is left of a job on its device, which is locked meanwhile."""
-    with disk_errors("temporary files"), job.line as line:
+    """Measure what is left of a job on its device, which is locked meanwhile; what there is then is left as a page too."""
+    try:
+        measure_all(job)
+    finally:
+        html.leave(job.run, job.say)
+
+
+def measure_all(job: Job) -> None:
+    """The cells of a job, one after another."""
+    with disk_errors("temporary files"), job.run.claimed(), job.line as line:
         for runtime, group in itertools.groupby(job.left, key=lambda cell: cell.runtime):
             with Agents(line, runtime) as agents:
                 for cell in group:

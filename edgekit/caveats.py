@@ -58,6 +58,7 @@ class Weakness(Enum):
         "the last line of measurements.jsonl was torn by a crash, and that cell has no figures",
         "--resume redoes it",
     )
+    UNFINISHED = ("the run ended early or goes on: {done} of {total} cells are measured", "--resume finishes it")
 
     # ---- the model in this runtime ----
     PARTIAL_DELEGATION = (

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit import cli_devices, errors
+from edgekit import cli_devices, cli_judge, errors
 from edgekit.arguments import Parser, add_source_options, positive, seconds
 from edgekit.errors import EdgekitError, UserError
 from edgekit.terminal import complain, explain, print_json, print_table
@@ -36,9 +36,13 @@ examples:
   edgekit calibrate mobilenet_v2 --device my-pi
 """
 GATE_HELP = """\
-Fail when a run needs more instructions than its baseline.
+Fail when a run breaks a limit of a policy; without a policy, when it needs more instructions than its baseline.
 
 examples:
+  edgekit gate --init                                     write policy.toml from the newest run
+  edgekit gate last --policy policy.toml
+  edgekit gate last --save baseline.json                  keep the run's figures in a small file
+  edgekit gate last --policy policy.toml --baseline baseline.json
   edgekit gate last --baseline 20261123-101500-digits_cnn-pi4-3f2a
   edgekit gate last --baseline baseline.json              what `edgekit profile --device pi4 --json` printed
   edgekit gate new.json --baseline baseline.json --limit 0.5%
@@ -77,7 +81,8 @@ def percentage(text: str) -> float:
 
 
 def add_commands(command: Callable[[str, str, str, Callable[[argparse.Namespace], int]], Parser]) -> None:
-    """The three commands and their options."""
+    """The commands and their options."""
+    cli_judge.add_commands(command)
     ab = command("ab", "compare two models on one device by turns", AB_HELP, run_ab)
     ab.add_argument("old", metavar="OLD", help="a model or a model file, as for profile")
     ab.add_argument("new", nargs="?", metavar="NEW", help="(default: the same as OLD)")
@@ -97,11 +102,16 @@ def add_commands(command: Callable[[str, str, str, Callable[[argparse.Namespace]
     calibrate.add_argument("--threads", "-t", type=counts_of_both, metavar="N", help="(default: 1)")
     add_source_options(calibrate)
     add_shared(calibrate, "cap on all process pairs (default: 180)")
-    gate = command("gate", "fail when a run needs more instructions than its baseline", GATE_HELP, run_gate)
+    gate = command("gate", "fail when a run breaks a limit, or needs more than its baseline", GATE_HELP, run_gate)
     gate.add_argument(
-        "run_name", metavar="NEW", help="a run (its name, the beginning of it, or last), or a report in JSON"
+        "run_name",
+        metavar="NEW",
+        nargs="?",
+        default="last",
+        help="a run (its name, the beginning of it, or last), or a report in JSON (default: last)",
     )
-    gate.add_argument("--baseline", required=True, metavar="OLD", help="a run or a report in JSON, likewise")
+    cli_judge.add_gate_options(gate)
+    gate.add_argument("--baseline", metavar="OLD", help="a run or a report in JSON, likewise")
     gate.add_argument("--limit", type=percentage, metavar="1%", help="how much more may be needed (default: 1%%)")
     gate.add_argument("--output", "-o", metavar="DIR", default="results", help="where runs lie (default: results)")
     gate.add_argument("--json", action="store_true", help="the machine form on stdout")
@@ -238,6 +248,13 @@ def run_gate(args: argparse.Namespace) -> int:
     """edgekit gate"""
     from edgekit import gate
 
+    if cli_judge.wanted(args):
+        return cli_judge.run_gate(args)
+    if args.baseline is None:
+        raise UserError(
+            "a gate needs a policy, a baseline, or both",
+            "--policy FILE (edgekit gate --init writes one), --baseline RUN",
+        )
     limit = gate.LIMIT if args.limit is None else args.limit
     found = gate.check(args.run_name, args.baseline, limit, Path(args.output))
     if args.json:

@@ -200,10 +200,13 @@ def run_fleet(args: argparse.Namespace, request: plan.Request, devices: list[str
 
 
 def handed_over(report: Report | Reports, args: argparse.Namespace, code: int) -> int:
-    """Present the report; the exit code, `code` unless it cannot be written."""
+    """Present the report, in CI to its summary page too; the exit code, `code` unless it cannot be written."""
+    from edgekit.report import forms
+
     try:
         present(report, args)
         sys.stdout.flush()
+        forms.step_summary(report)
     except BrokenPipeError:
         silence(sys.stdout)  # the reader has seen enough; what happened to the cells still decides the exit code
     except OSError as error:

@@ -92,7 +92,7 @@ def check(now: str, baseline: str, limit: float = LIMIT, output: Path = Path("re
 def read(name: str, output: Path) -> Json:
     """The machine form of a run, or of a file with one. Raises UserError."""
     if not is_file(Path(name)):
-        return Report.of(store.Run.load(store.find(output, name))).to_json()
+        return Report.load(store.find(output, name)).to_json()
     try:
         found = json.loads(Path(name).read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -109,6 +109,14 @@ def read(name: str, output: Path) -> Json:
 
 def check_alike(after: Json, before: Json) -> None:
     """Both were counted on the same device, with the same runtimes and threads. Raises UserError that names what differs."""
+    differing = differences(after, before)
+    if differing:
+        told = "; ".join(f"{what}: {one} in the baseline, {other} now" for what, one, other in differing)
+        raise UserError(f"these runs are not alike: {told}", "make the baseline anew with what is used now")
+
+
+def differences(after: Json, before: Json) -> list[tuple[str, object, object]]:
+    """What of the device, the threads and the runtimes' versions differs: (key, in the baseline, now)."""
     was, has = profile(before["device"]), profile(after["device"])
     differing: list[tuple[str, object, object]] = [
         (f"device.{key}", was.get(key), has.get(key)) for key in {**was, **has} if was.get(key) != has.get(key)
@@ -122,10 +130,7 @@ def check_alike(after: Json, before: Json) -> None:
         pair = (cell.get("runtime_version"), here.get(key_of(cell), {}).get("runtime_version"))
         if None not in pair and pair[0] != pair[1]:
             versions[cell["runtime"]] = pair
-    differing += [(f"the version of {runtime}", *pair) for runtime, pair in versions.items()]
-    if differing:
-        told = "; ".join(f"{what}: {one} in the baseline, {other} now" for what, one, other in differing)
-        raise UserError(f"these runs are not alike: {told}", "make the baseline anew with what is used now")
+    return differing + [(f"the version of {runtime}", *pair) for runtime, pair in versions.items()]
 
 
 def profile(device: Json) -> Json:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import itertools
 import json
 import os
 import re
 import secrets
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgekit import places
 from edgekit.cache import disk_errors, write_text
 from edgekit.errors import UserError
 from edgekit.types import Json, Measurement, to_json
 
 # History: 1 first form.
 SCHEMA = 1
+HEADER, LINES = "run.json", "measurements.jsonl"
 
 
 def new_run_id(model: str, device: str) -> str:
@@ -34,39 +40,56 @@ class Run:
         self.lines = lines
         self.torn = torn
         self.stale = False  # lines on the disk that are no longer here
+        self.size = 0  # bytes of measurements.jsonl as it was read or written
 
     @classmethod
     def create(cls, parent: Path, header: Json) -> Run:
-        """Make the folder and write run.json."""
-        path = parent / str(header["run"])
-        write_text(path / "run.json", json.dumps({"schema": SCHEMA, **header}, indent=1, allow_nan=False) + "\n")
+        """Make a folder of its own, with a number after its name where that is taken, and write run.json."""
+        name = str(header["run"])
+        text = json.dumps({"schema": SCHEMA, **header}, indent=1, allow_nan=False)
+        with disk_errors(HEADER):
+            parent.mkdir(parents=True, exist_ok=True)
+            for number in itertools.count(2):
+                path = parent / str(header["run"])
+                try:
+                    path.mkdir()
+                    break
+                except FileExistsError:
+                    header = {**header, "run": f"{name}-{number}"}
+                    text = json.dumps({"schema": SCHEMA, **header}, indent=1)
+        write_text(path / HEADER, text + "\n")
+        places.note(parent)
         return cls(path, {"schema": SCHEMA, **header}, [])
 
     @classmethod
     def load(cls, path: Path) -> Run:
         """Read a run. A torn last line (a crash in the middle of writing) is dropped and noted. Raises UserError."""
+        header = read_header(path)
+        size = size_of(path / LINES)
+        lines = Lines(path / LINES)
+        run = cls(path, header, list(lines), lines.torn)
+        run.size = size
+        return run
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """No other process writes this run meanwhile. Raises UserError when one does, or did since it was read."""
+        handle = os.open(self.path, os.O_RDONLY)
         try:
-            header = json.loads((path / "run.json").read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise UserError(f"'{path}' is not a run: it has no run.json", "runs lie in results/") from error
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot read {path / 'run.json'}: {error}") from error
-        if not isinstance(header, dict) or header.get("schema") != SCHEMA:
-            found = header.get("schema") if isinstance(header, dict) else None
-            raise UserError(
-                f"'{path}' has schema {found}, this edgekit reads {SCHEMA}", "use the edgekit that wrote it"
-            )
-        if not {"run", "plan", "device"} <= set(header):
-            raise UserError(f"{path / 'run.json'} is damaged: it has no plan", "restore the file, or run anew")
-        lines, torn = read_lines(path / "measurements.jsonl")
-        return cls(path, header, lines, torn)
+            if not claim(handle):
+                raise UserError(f"another edgekit is writing the run {self.path.name}", "wait for its end")
+            if size_of(self.path / LINES) != self.size:
+                raise UserError(f"another edgekit went on with the run {self.path.name} meanwhile", "resume it again")
+            yield
+        finally:
+            os.close(handle)
 
     def append(self, measurement: Measurement) -> Json:
         """Add a measurement; it is on the disk when this returns. Lines that are torn or were dropped leave it before."""
         line: Json = to_json(measurement)
         line["id"] = measurement.cell.id
         data = json.dumps(line, allow_nan=False).encode() + b"\n"  # NaN is no JSON, and here a bug of ours
-        target = self.path / "measurements.jsonl"
+        target = self.path / LINES
         with disk_errors("the measurement"):
             if self.torn or self.stale:
                 write_text(target, "".join(json.dumps(kept) + "\n" for kept in self.lines))
@@ -78,6 +101,7 @@ class Run:
                     while data:
                         data = data[stream.write(data) :]
                     os.fsync(stream.fileno())
+                    self.size = stream.tell()
                 except OSError:
                     stream.truncate(start)
                     raise
@@ -95,26 +119,91 @@ class Run:
         return {str(line["id"]) for line in self.lines}
 
 
-def read_lines(path: Path) -> tuple[list[Json], bool]:
-    """The lines of a measurements file, and whether its last one was torn. Raises UserError for damage elsewhere."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return [], False
-    lines: list[Json] = []
-    rows = text.split("\n")
-    complete, rest = rows[:-1], rows[-1]
-    for number, row in enumerate(complete, 1):
+class Lines:
+    """The measurements in a file, read anew whenever they are gone through, one in memory at a time.
+
+    After that `torn` says whether the last one was. Raises UserError, while it is gone through, for damage elsewhere.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.torn = False
+
+    def __iter__(self) -> Iterator[Json]:
+        self.torn = False
         try:
-            line = json.loads(row)
-        except ValueError as error:
-            if number == len(complete) and not rest:
-                return lines, True
-            raise UserError(f"{path}:{number}: not JSON: {error}", "restore the file, or remove that line") from error
-        if not isinstance(line, dict) or not {"id", "cell", "status"} <= set(line):
-            raise UserError(f"{path}:{number}: not a measurement", "restore the file, or remove that line")
-        lines.append(line)
-    return lines, bool(rest)
+            stream = self.path.open("rb")
+        except FileNotFoundError:
+            return
+        with stream:
+            for number, row in enumerate(stream, 1):
+                if not row.endswith(b"\n"):  # it may be a part of a longer one that happens to be JSON
+                    self.torn = True
+                    return
+                try:
+                    line = json.loads(row.decode("utf-8", "replace"))
+                except ValueError as error:
+                    if not stream.read(1):
+                        self.torn = True
+                        return
+                    message = f"{self.path}:{number}: not JSON: {error}"
+                    raise UserError(message, "restore the file, or remove that line") from error
+                if not isinstance(line, dict) or not {"id", "cell", "status"} <= set(line):
+                    message = f"{self.path}:{number}: not a measurement"
+                    raise UserError(message, "restore the file, or remove that line")
+                yield line
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A run on the disk that is read and not gone on with; its raw samples are not kept in memory."""
+
+    path: Path
+    header: Json
+    lines: Lines
+
+    @classmethod
+    def open(cls, path: Path) -> Stored:
+        """Read run.json. Raises UserError."""
+        return cls(path, read_header(path), Lines(path / LINES))
+
+    @property
+    def torn(self) -> bool:
+        """Whether the last line was torn; known when the lines have been gone through."""
+        return self.lines.torn
+
+
+def read_header(path: Path) -> Json:
+    """run.json of a run's folder. Raises UserError."""
+    try:
+        header = json.loads((path / HEADER).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"'{path}' is not a run: it has no run.json", "runs lie in results/") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path / HEADER}: {error}") from error
+    if not isinstance(header, dict) or header.get("schema") != SCHEMA:
+        found = header.get("schema") if isinstance(header, dict) else None
+        raise UserError(f"'{path}' has schema {found}, this edgekit reads {SCHEMA}", "use the edgekit that wrote it")
+    if not {"run", "plan", "device"} <= set(header):
+        raise UserError(f"{path / HEADER} is damaged: it has no plan", "restore the file, or run anew")
+    return header
+
+
+def claim(handle: int) -> bool:
+    """Lock an open folder or file for this process until it is closed; False when another process has it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, 0 when there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def find(parent: Path, name: str) -> Path:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgekit import estimate, noise, stats, store
 from edgekit.caveats import caveat
 from edgekit.errors import EdgekitError
 from edgekit.types import Caveat, Json, to_json
+
+if TYPE_CHECKING:
+    import pandas
 
 SLOWER_RUNTIME = 1.25  # below this, versions of the same kernels differ as well
 SLOWER = 1.05  # a smaller difference is the noise of many machines, and worth nobody's while
@@ -31,10 +36,17 @@ class Report:
     noise: Json | None = None
 
     @classmethod
-    def of(cls, run: store.Run) -> Report:
+    def load(cls, path: Path) -> Report:
+        """The report of a run on the disk, read line by line. Raises UserError."""
+        return cls.of(store.Stored.open(path))
+
+    @classmethod
+    def of(cls, run: store.Run | store.Stored) -> Report:
         """The report of a run."""
         target = run.header.get("plan", {}).get("effort", {}).get("target", 0.0)
-        cells = [summary(line, bool(run.header["device"]["emulated"]), target) for line in run.lines]
+        emulated = bool(run.header["device"]["emulated"])
+        known: Json = {}
+        cells = [shared(summary(line, emulated, target), known) for line in run.lines]
         compare_precisions(cells)
         compare_runtimes(cells)
         warnings = []
@@ -46,6 +58,8 @@ class Report:
             warnings.append(to_json(caveat("emulated-latency") if counted else caveat("uncounted-latency")))
         if run.torn:
             warnings.append(to_json(caveat("torn-line")))
+        elif (planned := len(run.header["plan"].get("cells", ()))) > len(cells):
+            warnings.append(to_json(caveat("unfinished", done=len(cells), total=planned)))
         return cls(run.path.name, run.path, int(run.header["schema"]), run.header, cells, warnings, noise_of(run))
 
     def to_json(self) -> Json:
@@ -58,6 +72,12 @@ class Report:
         }
         form |= {"noise": self.noise} if self.noise else {}
         return {**form, "warnings": self.warnings, "cells": self.cells}
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """A row per cell, with the columns of report/columns.py. Raises SetupError without pandas."""
+        from edgekit.report import frame
+
+        return frame.dataframe([self])
 
     @property
     def failed(self) -> list[Json]:
@@ -80,6 +100,12 @@ class Reports:
             form |= {"error": {"message": error.message, "hint": error.hint}} if error else {}
         return {"schema": store.SCHEMA, "reports": forms}
 
+    def to_dataframe(self) -> pandas.DataFrame:
+        """The cells of all devices as one table: see Report.to_dataframe."""
+        from edgekit.report import frame
+
+        return frame.dataframe(self.reports)
+
     @property
     def path(self) -> Path:
         """The folder in which the runs lie."""
@@ -90,19 +116,31 @@ class Reports:
         """The cells of all devices, one device after another."""
         return [cell for report in self.reports for cell in report.cells]
 
+    @functools.cached_property
+    def threads_differ(self) -> bool:
+        """Whether the cells were not all measured with as many threads."""
+        return len({cell["threads"] for cell in self.cells}) > 1
+
+    @functools.cached_property
+    def batches_differ(self) -> bool:
+        """Whether the cells were not all measured with as many inputs per call."""
+        return len({cell.get("batch", 1) for cell in self.cells}) > 1
+
     @property
     def failed(self) -> list[Json]:
         """The cells that failed, on all devices."""
         return [cell for report in self.reports for cell in report.failed]
 
 
-def noise_of(run: store.Run) -> Json | None:
+def noise_of(run: store.Run | store.Stored) -> Json | None:
     """The stored A/A noise of the run's device, known by what it said of itself; an emulated one has none."""
-    timed = [line for line in run.lines if line.get("launches")]
-    if run.header["device"]["emulated"] or not timed:
+    if run.header["device"]["emulated"]:
         return None
-    system = timed[0].get("environment", {}).get("greeting", {}).get("system", {})
-    state = timed[0]["launches"][0].get("evidence", {}).get("before", {})
+    timed = next((line for line in run.lines if line.get("launches")), None)
+    if timed is None:
+        return None
+    system = timed.get("environment", {}).get("greeting", {}).get("system", {})
+    state = timed["launches"][0].get("evidence", {}).get("before", {})
     found = noise.of(noise.device_key(system, state))
     return to_json(found) if found else None
 
@@ -132,6 +170,16 @@ def summary(line: Json, emulated: bool, target: float = 0.0) -> Json:
         result["runtime_version"] = launches[0].get("version")
     result["system"] = greeting.get("system")
     return {key: value for key, value in result.items() if value is not None or key == "error"}
+
+
+def shared(cell: Json, known: Json) -> Json:
+    """A cell whose descriptions that are as in the cell before are the same objects: thousands of cells then need little memory."""
+    for place in (cell, cell.get("artifact", {})):
+        for key in ("system", "inputs", "outputs", "made_with", "details"):
+            if key in place:
+                place[key] = known[key] if known.get(key) == place[key] else place[key]
+                known[key] = place[key]
+    return cell
 
 
 def artifact_caveats(precision: str, artifact: Json | None) -> Iterator[Caveat]:

@@ -186,4 +186,5 @@ def show(report: Report | Reports, console: Console) -> None:
     for note in notes(found):
         console.print(Text(note), style="red" if note.startswith("FAILED") else "yellow")
     for one in found.reports:
-        console.print(Text(f"results: {one.path}/run.json, measurements.jsonl"))
+        page = ", report.html" if (one.path / "report.html").is_file() else ""
+        console.print(Text(f"results: {one.path}/run.json, measurements.jsonl{page}"))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from edgekit.report import Reports
+from typing import TYPE_CHECKING
+
 from edgekit.types import Json
+
+if TYPE_CHECKING:
+    from edgekit.report import Reports
 
 
 def size(count: float) -> str:
@@ -36,9 +40,9 @@ def percent(share: float) -> str:
 
 def label(cell: Json, found: Reports) -> str:
     """A row's short name, with its threads, its batch and its device where the rows differ in them."""
-    threads = f" x{cell['threads']}" if len({other["threads"] for other in found.cells}) > 1 else ""
+    threads = f" x{cell['threads']}" if found.threads_differ else ""
     device = f"{cell['device']} " if len(found.reports) > 1 else ""
-    batch = f" batch {cell.get('batch', 1)}" if len({other.get("batch", 1) for other in found.cells}) > 1 else ""
+    batch = f" batch {cell.get('batch', 1)}" if found.batches_differ else ""
     return f"{device}{cell['runtime']} {cell['precision']}{threads}{batch}"
 
 

@@ -130,7 +130,7 @@ def test_the_table_is_on_stdout_and_progress_on_stderr(cli: CommandLine) -> None
     assert head.strip() == "fake_identity on fake: the fake runtime on this machine"
     assert [line.split()[:2] for line in rest[1:3]] == [["fake", "fp32"], ["fake", "int8"]]
     assert all("190/200 95.0%" in line and "1.2 ms" in line for line in rest[1:3])
-    assert rest[-1] == f"results: results/{run_folder(cli).name}/run.json, measurements.jsonl"
+    assert rest[-1] == f"results: results/{run_folder(cli).name}/run.json, measurements.jsonl, report.html"
     assert max(map(len, ran.stdout.splitlines())) <= 100
     assert "cell 2 of 2: fake_identity/int8/fake@fake+threads=1" in ran.stderr
 

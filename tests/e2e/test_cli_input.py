@@ -39,7 +39,8 @@ def refused(argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> tuple[
         (
             ("zzz",),
             "unknown command 'zzz'",
-            "known: ab, calibrate, completion, convert, devices, doctor, gate, inspect, models, profile",
+            "known: ab, advise, calibrate, compare, completion, convert, devices, doctor, gate, history, inspect, models, "
+            "profile, prune, report, runs, show",
         ),
         (("profile", "digits_cn", *FAKE), "unknown model 'digits_cn'", "did you mean 'digits_cnn'?"),
         (("profile", "--device", "pi44"), "unknown device 'pi44'", "did you mean 'pi4'?"),

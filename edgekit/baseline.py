@@ -1,0 +1,154 @@
+"""Runs and baselines as what figures are taken from: read by name, path or file, held against one another, saved small.
+
+A saved baseline is a report in its machine form without what is no figure, so whatever reads one reads the other.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgekit import figures, gate, stats, store
+from edgekit.cache import disk_errors, is_file
+from edgekit.errors import UserError
+from edgekit.report import Report
+from edgekit.types import Json
+
+TOP = ("schema", "run", "started", "edgekit", "device", "data", "judged_by", "protocol", "plan", "noise")
+CELL = (
+    "id", "model", "format", "precision", "runtime", "runtime_version", "device", "threads", "status", "error", "governor",
+    "system", "latency", "instructions", "memory", "accuracy", "fidelity", "energy", "estimate",
+)  # fmt: skip
+HELD_OUT = ("x", "y")  # of the data; calibration makes another artifact, which is no reason not to compare
+SYSTEM = ("machine", "model", "cpu", "cores")
+WARM_UP = ("warmup_calls", "warmup_s")
+
+
+def read(name: str, output: Path) -> Json:
+    """The machine form of a run (by path, name, the beginning of it, or last), or of a file with one. Raises UserError.
+
+    Of a run it also has what is compared but not reported: "judged_by", the agent's "protocol", and in a cell "governor" and
+    latency.each_launch {"p50", "first", "load": [ns per launch]}.
+    """
+    if is_file(Path(name)):
+        return whole(gate.read(name, output), name)
+    run = store.Run.load(store.find(output, name))
+    form = Report.of(run).to_json()
+    form |= {"judged_by": run.header["judged_by"]} if "judged_by" in run.header else {}
+    for cell, line in zip(form["cells"], run.lines, strict=True):
+        greeting = line.get("environment", {}).get("greeting", {})
+        form |= {"protocol": greeting["protocol"]} if "protocol" in greeting else {}
+        launches = line.get("launches", ())
+        governor = launches[0].get("evidence", {}).get("before", {}).get("governor") if launches else None
+        cell |= {"governor": governor} if governor else {}
+        if "latency" in cell:
+            each = {"p50": [statistics.median(calls) for calls in stats.per_call(launches)]}
+            each |= {key: [launch[f"{key}_ns"] for launch in launches] for key in ("first", "load")}
+            cell["latency"]["each_launch"] = each
+    return form
+
+
+def whole(form: Json, name: str) -> Json:
+    """A report from a file, each cell of which has its keys, and figures that are numbers. Raises UserError."""
+    try:
+        gate.profile(form["device"])
+        list(differences(form, form))
+        for cell in form["cells"]:
+            bare = {key: cell[key] for key in ("id", "model", "precision", "runtime", "threads", "status")}
+            found = [figures.of(cell, metric) for metric in figures.METRICS]
+            each = [value for metric in figures.PER_LAUNCH for value in figures.launches_of(cell, metric)]
+            numbers = [end for figure in found if figure for end in (figure.value, figure.low, figure.high)] + each
+            if None in bare.values() or not all(isinstance(number, (int, float)) for number in numbers):
+                raise TypeError("a figure is not a number")
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{name} is damaged: {error}", "write it anew: edgekit gate RUN --save FILE") from error
+    return form
+
+
+def save(form: Json, path: Path) -> None:
+    """Write a baseline file: the figures of each cell with their intervals, and what they were made with. Raises UserError."""
+    kept = {key: form[key] for key in TOP if key in form}
+    kept["plan"] = {"effort": form.get("plan", {}).get("effort", {}), "samples": form.get("plan", {}).get("samples")}
+    cells = [{key: cell[key] for key in CELL if key in cell} for cell in form["cells"]]
+    for cell, whole in zip(cells, form["cells"], strict=True):
+        if "artifact" in whole:
+            cell["artifact"] = {key: whole["artifact"][key] for key in ("sha256", "size_bytes")}
+        if "sustained" in whole:
+            cell["sustained"] = {key: value for key, value in whole["sustained"].items() if key != "windows"}
+        if "system" in cell:
+            cell["system"] = {key: value for key, value in cell["system"].items() if key in SYSTEM}
+    write(path, "the baseline", json.dumps({**kept, "cells": cells}, indent=1, allow_nan=False) + "\n")
+
+
+def write(path: Path, what: str, text: str) -> None:
+    """Write a file of the user's, with the rights of any other. Raises UserError and SetupError."""
+    if not path.parent.is_dir():
+        raise UserError(f"there is no folder {path.parent}", "make it first")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder", "name a file")
+    with disk_errors(f"{what} {path}"):
+        path.write_text(text, "utf-8")
+
+
+def check_alike(before: Json, after: Json) -> None:
+    """Both were made so that their figures can be held against one another; the model may differ. Raises UserError that names what
+    differs: of the device (profile, board, CPU, governor), threads, runtimes, data, metric, or how it was measured."""
+    differing = [*gate.differences(after, before), *differences(before, after)]
+    if differing:
+        told = "; ".join(
+            f"{what}: {one} in {before['run']}, {other} in {after['run']}" for what, one, other in differing
+        )
+        raise UserError(f"these runs are not alike: {told}", "make one of them anew, with what the other was made with")
+
+
+def differences(before: Json, after: Json) -> Iterator[tuple[str, object, object]]:
+    """What differs besides gate.differences(), as (key, before, after); what one of them does not tell is no difference."""
+    pairs: dict[str, tuple[object, object]] = {"the agent's protocol": (before.get("protocol"), after.get("protocol"))}
+    data = [hashes if isinstance(hashes := one.get("data", {}).get("sha256"), dict) else {} for one in (before, after)]
+    pairs |= {f"data.{key}": (short(data[0].get(key)), short(data[1].get(key))) for key in HELD_OUT}
+    totals = [{cell["accuracy"].get("total") for cell in one["cells"] if "accuracy" in cell} for one in (before, after)]
+    if all(len(total) == 1 for total in totals):
+        pairs["inputs judged on"] = (*totals[0], *totals[1])
+    judged = [one.get("judged_by", {}) for one in (before, after)]
+    pairs |= {key: (judged[0].get(key), judged[1].get(key)) for key in ("metric", "reference")}
+    measured = [{cell["accuracy"]["metric"] for cell in one["cells"] if "accuracy" in cell} for one in (before, after)]
+    if all(measured) and pairs["metric"][0] == pairs["metric"][1]:
+        pairs["metric"] = tuple(", ".join(sorted(names)) for names in measured)  # type: ignore[assignment]
+    efforts = [one.get("plan", {}).get("effort", {}) for one in (before, after)]
+    pairs |= {f"plan.effort.{key}": (efforts[0].get(key), efforts[1].get(key)) for key in WARM_UP}
+    systems = [system_of(one) for one in (before, after)]
+    pairs |= {f"system.{key}": (value, systems[1].get(key)) for key, value in systems[0].items()}
+    governors = [{cell["governor"] for cell in one["cells"] if "governor" in cell} for one in (before, after)]
+    if all(governors):
+        pairs["governor"] = tuple(", ".join(sorted(names)) for names in governors)  # type: ignore[assignment]
+    for what, (was, has) in pairs.items():
+        if was is not None and has is not None and was != has:
+            yield what, was, has
+
+
+def system_of(form: Json) -> Json:
+    """What the device's agent said of its board and CPU, those of the CPU by cpu.KEY."""
+    system: Json = next((cell["system"] for cell in form["cells"] if "system" in cell), {})
+    found = {key: system[key] for key in SYSTEM if key in system}
+    return found | {f"cpu.{key}": value for key, value in found.pop("cpu", {}).items()}
+
+
+def short(sha256: str | None) -> str | None:
+    """Enough of a hash to tell it from another."""
+    return sha256[:12] if sha256 else None
+
+
+def notes(before: Json, after: Json) -> Iterator[str]:
+    """What differs and decides nothing, each a sentence."""
+    names = [", ".join(dict.fromkeys(cell["model"] for cell in one["cells"])) for one in (before, after)]
+    if names[0] != names[1]:
+        yield f"another model: {names[0]} in {before['run']}, {names[1]} in {after['run']}"
+    versions = [one.get("edgekit") for one in (before, after)]
+    if versions[0] != versions[1]:
+        yield f"another edgekit: {versions[0]} in {before['run']}, {versions[1]} in {after['run']}"
+    known = {gate.key_of(cell) for cell in before["cells"]}
+    fresh = [str(cell["id"]) for cell in after["cells"] if gate.key_of(cell) not in known]
+    if fresh:
+        yield f"not in {before['run']}: {', '.join(fresh)}"

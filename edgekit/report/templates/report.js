@@ -1,0 +1,78 @@
+"use strict";
+// Draws the charts, lets the table be sorted and a cell be chosen. What they show is in #data; nothing else is read.
+(() => {
+  const { charts } = JSON.parse(document.getElementById("data").textContent);
+  const choice = document.getElementById("choice");
+  const views = [];
+
+  // The expressions of a chart are interpreted, so that the page's policy need not allow eval.
+  const options = { mode: "vega-lite", renderer: "svg", actions: false, ast: true, tooltip: { theme: "custom", disableDefaultStyle: false } };
+
+  async function draw(chart) {
+    const place = document.querySelector(`#${chart.id} .chart`);
+    const spec = { ...chart.spec, datasets: { rows: chart.rows } };
+    const { view } = await window.vegaEmbed(place, spec, options);
+    if (chart.one_cell) {
+      views.push([view, place, new Set(chart.rows.map((row) => row.i))]);
+    }
+  }
+
+  async function choose() {
+    const cell = Number(choice.value);
+    for (const [view, place, known] of views) {
+      place.hidden = !known.has(cell);
+      await view.signal("cell", cell).runAsync();
+    }
+  }
+
+  // Empty places stay last in either direction.
+  function compare(a, b, down) {
+    if (a === undefined || b === undefined) {
+      return (a === undefined) - (b === undefined);
+    }
+    const order = isNaN(a) || isNaN(b) ? a.localeCompare(b, "en", { numeric: true }) : a - b;
+    return down ? -order : order;
+  }
+
+  function sort(heading) {
+    const table = heading.closest("table");
+    const index = [...heading.parentNode.children].indexOf(heading);
+    const down = heading.getAttribute("aria-sort") === "ascending";
+    for (const other of heading.parentNode.children) {
+      other.removeAttribute("aria-sort");
+    }
+    heading.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const rows = [...table.tBodies[0].rows];
+    rows.sort((a, b) => compare(a.cells[index].dataset.key, b.cells[index].dataset.key, down));
+    table.tBodies[0].append(...rows);
+  }
+
+  for (const heading of document.querySelectorAll("thead th")) {
+    heading.firstElementChild.addEventListener("click", () => sort(heading));
+  }
+  // A printed page cannot be opened further.
+  const closed = [];
+  addEventListener("beforeprint", () => {
+    for (const details of document.querySelectorAll("details:not([open])")) {
+      details.open = true;
+      closed.push(details);
+    }
+  });
+  addEventListener("afterprint", () => {
+    while (closed.length) {
+      closed.pop().open = false;
+    }
+  });
+
+  (async () => {
+    for (const chart of charts) {
+      await draw(chart);
+    }
+    if (choice) {
+      choice.addEventListener("change", choose);
+      await choose();
+    }
+    performance.mark("drawn");
+    document.documentElement.dataset.drawn = charts.length;
+  })().catch((error) => console.error(error));
+})();

@@ -1,0 +1,135 @@
+"""gate with a policy, compare and advise as commands, on runs of the fake runtime."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import FAKE_BOARD, FAKE_DEVICE, FAKE_MODEL, CommandLine
+
+QUIET = ("--device", FAKE_DEVICE, "--quiet", "--launches", "2")
+
+
+@pytest.fixture(scope="module")
+def made(shared_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results with one run: 1.2 ms, 190 of 200 right."""
+    folder = tmp_path_factory.mktemp("made")
+    ran = CommandLine(folder).start("profile", FAKE_MODEL, *QUIET, EDGEKIT_CACHE_DIR=str(shared_cache)).end()
+    assert ran.rc == 0, ran.stderr
+    return folder / "results"
+
+
+@pytest.fixture
+def run(cli: CommandLine, made: Path) -> CommandLine:
+    """A command line in a folder with that run."""
+    shutil.copytree(made, cli.cwd / "results")
+    return cli
+
+
+def test_from_a_run_to_a_failing_gate_on_a_slower_model(run: CommandLine, recipe: Any) -> None:
+    ran = run("gate", "--init")
+    assert ran.rc == 0, ran.stderr
+    assert run("gate", "--init").rc == 2  # it is there already
+    ran = run("gate", "--policy", "policy.toml")
+    assert ran.rc == 0 and "passed: 10 limits" in ran.stdout, ran.stdout + ran.stderr
+    ran = run("gate", "last", "--save", "baseline.json")
+    assert ran.rc == 0, ran.stderr
+    (run.cwd / "relative.toml").write_text(
+        '[limits]\np50 = "<= +10%"\ntop1 = ">= -0.5 pp"\n[cells."*/int8/*"]\np50 = "<= +30%"\n'
+    )
+    assert run("profile", recipe("slower", latency_ns=1_440_000), *QUIET).rc == 0
+    against = ("gate", "last", "--policy", "relative.toml", "--baseline", "baseline.json")
+    ran = run(*against)
+    assert ran.rc == 1, ran.stdout + ran.stderr
+    assert "FAIL: slower/fp32/fake@fake+threads=1: p50: 1.2 ms -> 1.44 ms: +20.00 %" in ran.stdout
+    assert "the limit is <= +10 %" in ran.stdout and "FAILED: 1 of 4 limits" in ran.stdout
+    assert "note: another model: fake_identity in" in ran.stdout
+    ran = run(*against, "--json")
+    assert ran.rc == 1 and ran.json["status"] == "fail"
+    assert [row["status"] for row in ran.json["cells"]] == ["fail", "pass", "pass", "pass"]
+
+
+def test_the_whole_baseline_and_the_gate_on_counts_read_one_another(run: CommandLine) -> None:
+    assert run("gate", "--save", "baseline.json").rc == 0
+    assert run("gate", "last", "--baseline", "baseline.json").rc == 0
+    ran = run("compare", "baseline.json", "last", "--json")
+    assert ran.rc == 0, ran.stderr
+    assert {row["verdict"] for row in ran.json["cells"] if row["metric"] in ("p50", "instructions", "top1")} == {
+        "equal"
+    }
+
+
+def test_an_inconclusive_limit_counts_as_the_policy_says(run: CommandLine) -> None:
+    for word, rc in (("fail", 1), ("warn", 0), ("pass", 0)):
+        (run.cwd / "policy.toml").write_text(f'inconclusive = "{word}"\n[limits]\ntop1 = ">= 0.95"\n')
+        ran = run("gate", "--policy", "policy.toml")
+        assert ran.rc == rc, ran.stdout
+        assert f"2 of 2 limits are inconclusive, which the policy lets count as '{word}'" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("policy", "says"),
+    [
+        ('[limits]\np59_ms = "<= 20"', "policy.toml: unknown metric 'p59'"),
+        ('[limits]\np99_ms = "<= 20"', "no cell can be judged by p99 <= 20 ms"),
+        ('[limits]\np50_ms = "<= +2%"', "is no unit of p50|against a baseline"),
+        ('[cells."*/fp16/*"]\np50_ms = "<= 2"', 'the pattern "*/fp16/*" fits no cell'),
+    ],
+)
+def test_a_gate_that_cannot_judge_is_no_pass(policy: str, says: str, run: CommandLine) -> None:
+    (run.cwd / "policy.toml").write_text(policy)
+    ran = run("gate", "--policy", "policy.toml")
+    assert ran.rc == 2, ran.stdout
+    assert any(part in ran.stderr for part in says.split("|")), ran.stderr
+
+
+def test_flags_that_do_not_go_together(run: CommandLine) -> None:
+    for flags in (
+        (),
+        ("--init", "--save", "b.json"),
+        ("--save", "b.json", "--json"),
+        ("--save", "b.json", "--policy", "p.toml"),
+        ("--policy", "policy.toml", "--limit", "1%"),
+        ("--save", "nowhere/b.json"),
+    ):
+        ran = run("gate", "last", *flags)
+        assert ran.rc == 2 and "Traceback" not in ran.stderr, (flags, ran.stderr)
+    assert not (run.cwd / "b.json").exists()
+
+
+def test_compare_finds_a_slower_model_and_refuses_another_device(run: CommandLine, recipe: Any) -> None:
+    assert run("profile", recipe("slower", latency_ns=1_440_000, instructions=100_000), *QUIET).rc == 0
+    first = sorted(path.name for path in (run.cwd / "results").iterdir())[0]
+    ran = run("compare", first, "last")
+    assert ran.rc == 1, ran.stderr
+    row = next(line for line in ran.stdout.splitlines() if line.startswith("  p50"))
+    assert "1.2 ms" in row and "1.44 ms" in row and "1.2 (1.2 to 1.2)" in row and row.endswith("regression")
+    assert next(line for line in ran.stdout.splitlines() if line.startswith("  instructions")).endswith("improvement")
+    assert run("profile", FAKE_MODEL, "--device", FAKE_BOARD, "--quiet").rc == 0
+    ran = run("compare", first, "last")
+    assert ran.rc == 2 and "not alike: device.name: fake in" in ran.stderr, ran.stderr
+
+
+def test_compare_tells_a_cell_that_is_gone(run: CommandLine) -> None:
+    assert run("profile", FAKE_MODEL, *QUIET, "-p", "fp32").rc == 0
+    first = sorted(path.name for path in (run.cwd / "results").iterdir())[0]
+    ran = run("compare", first, "last")
+    assert ran.rc == 4 and "GONE: fake_identity/int8/fake@fake+threads=1: it is not in 2" in ran.stdout, ran.stdout
+
+
+def test_advise_picks_and_explains(run: CommandLine) -> None:
+    ran = run("advise", "--budget", "p50<=20ms, peak<=64MB, top1>=0.9")
+    assert ran.rc == 0, ran.stderr
+    (take,) = (line for line in ran.stdout.splitlines() if line.startswith("take fake_identity/"))
+    assert "@fake+threads=1: p50 1.2 ms, peak " in take and take.endswith("top1 0.95, instructions 123,456")
+    ran = run("advise", "last", "--budget", "p50<=1ms", "--json")
+    assert ran.rc == 1 and ran.json["pick"] is None and len(ran.json["out"]) == 2
+    assert run("advise", "--budget", "p59<=1ms").rc == 2
+
+
+def test_advise_on_an_emulated_device_judges_no_latency(cli: CommandLine) -> None:
+    assert cli("profile", FAKE_MODEL, "--device", FAKE_BOARD, "--quiet").rc == 0
+    ran = cli("advise", "--budget", "p50<=20ms")
+    assert ran.rc == 1 and "p50 cannot be judged: its latency is the emulator's" in ran.stdout, ran.stdout
