@@ -35,6 +35,13 @@ def cache_dir() -> Path:
         raise SetupError(message, "choose a folder with --cache-dir or EDGEKIT_CACHE_DIR") from error
 
 
+def devices_dir() -> Path:
+    """EDGEKIT_DEVICES_DIR, else a folder of the cache: where the emulated devices and this machine keep what is pushed to them,
+    and their locks. Raises SetupError as cache_dir does."""
+    chosen = os.environ.get("EDGEKIT_DEVICES_DIR")
+    return Path(chosen).expanduser().absolute() if chosen else cache_dir() / "devices"
+
+
 def is_file(path: Path) -> bool:
     """Whether there is such a file; False, and no error, for a path that is too long or that this user may not look at."""
     return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises there before Python 3.14

@@ -10,12 +10,20 @@ import hypothesis
 import pytest
 from harness import FAKE_MODEL, CommandLine, wait_gone
 
+from edgekit.cache import cache_dir
+
 # Hundreds of Pythons are started, and each would compile edgekit anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 HEAVY_MARKS = ("runtimes", "emulated", "hardware")
 
 hypothesis.settings.register_profile("edgekit", database=None, deadline=None, max_examples=60)
 hypothesis.settings.load_profile("edgekit")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Each process that tests has devices of its own on this machine: one is lent to one run at a time."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+    os.environ["EDGEKIT_DEVICES_DIR"] = str(cache_dir() / "test-devices" / worker)
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +46,7 @@ def cache(request: pytest.FixtureRequest, shared_cache: Path, monkeypatch: pytes
     if any(request.node.get_closest_marker(mark) for mark in HEAVY_MARKS):
         return None
     monkeypatch.setenv("EDGEKIT_CACHE_DIR", str(shared_cache))
+    monkeypatch.delenv("EDGEKIT_DEVICES_DIR")
     return shared_cache
 
 

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from edgekit.cache import cache_dir, disk_errors
+from edgekit.cache import devices_dir, disk_errors
 from edgekit.errors import DeviceError
 from edgekit.transports import Transport
 from edgekit.types import Device
@@ -40,7 +40,7 @@ class FolderTransport(Transport):
 
     def __init__(self, device: Device) -> None:
         super().__init__(device)
-        self.root = cache_dir() / "devices" / device.name
+        self.root = devices_dir() / device.name
         with disk_errors("the device's folder"):
             self.root.mkdir(parents=True, exist_ok=True)
 
