@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit import noise, plan, ratio, turns
+from edgekit import noise, plan, ratio, stats, turns
 from edgekit.cache import disk_errors
 from edgekit.errors import UserError
 from edgekit.pairs import Side, Sides
@@ -64,6 +64,7 @@ def run(request: plan.Request, say: Say, max_seconds: float | None = None) -> Ca
         subject=old.cell.id,
         pairs=len(session.logs),
         load=state["load"][0] if state.get("load") else None,
+        drift=round(stats.drift(session.levels_ns), 6),
     )
     noise.keep(key, known)
     found = Calibration(record.path.name, record.path, device.name, known, ratio.threshold(known.relative))

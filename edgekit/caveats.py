@@ -111,6 +111,11 @@ class Weakness(Enum):
         "and ±{target:.1%} was wanted",
         "end what else runs there, or raise --max-seconds; to compare two models, edgekit ab needs no such width",
     )
+    DRIFTING = (
+        "inconclusive: runs on this device drift apart by ±{drift:.1%} (calibrated), so the median is known to ±{width:.1%} "
+        "only, and ±{target:.1%} was wanted, however many launches there are",
+        "quiet the device or fix its clock, and calibrate it anew; to compare two models, edgekit ab is not disturbed by drift",
+    )
     UNSTEADY = (
         "in {unsteady} of {launches} launches two windows of calls still differed at the end of the warm-up",
         "something else uses the device or its clock changes: end it, or let the device rest",

@@ -239,6 +239,9 @@ def run_calibrate(args: argparse.Namespace) -> int:
     print(
         f"A/A noise of {found.device}: {100 * known.relative:.2g} % ({known.subject}, {known.pairs} process pairs{load})"
     )
+    print(
+        f"runs one after another drift apart by up to {100 * known.drift:.2g} %, which intervals of latency include from now on"
+    )
     print(f"an A/B test there tells differences of more than {100 * found.threshold:.3g} %")
     print(f"results: {found.path}/calibration.json, pairs.jsonl")
     return errors.EXIT_OK

@@ -20,8 +20,10 @@ FACTS = ("machine", "kernel", "model", "soc", "cpu", "cores", "max_khz")
 class Noise:
     """How far apart an artifact's ratio to itself came out: below `relative` in 95 % of the comparisons.
 
-    `date` is a day (UTC); `subject` the cell it was measured with, `load` the device's load average then, `pairs` how many
-    process pairs it was taken from, `device` the profile's name.
+    `drift` is how far the times of one run after the other lie apart beyond what their launches' spread explains, as a share
+    of them, in 95 % of the runs (stats.drift); 0 where it was not looked for. `date` is a day (UTC); `subject` the cell it was
+    measured with, `load` the device's load average then, `pairs` how many process pairs it was taken from, `device` the
+    profile's name.
     """
 
     relative: float
@@ -30,6 +32,7 @@ class Noise:
     subject: str
     pairs: int
     load: float | None = None
+    drift: float = 0.0
 
 
 def device_key(system: Mapping[str, Any], evidence: Mapping[str, Any]) -> str:
@@ -43,7 +46,7 @@ def of(key: str, kind: str = "latency") -> Noise | None:
     try:
         found = json.loads(_place(key, kind).read_text("utf-8"))
         noise = Noise(**found)
-        return noise if noise.relative >= 0 else None
+        return noise if min(noise.relative, noise.drift) >= 0 else None
     except (OSError, ValueError, TypeError):
         return None
 

@@ -63,7 +63,7 @@ class Effort:
     warmup_s: float = 0.5
     calls: int | None = None
     min_calls: int = 5
-    seconds: float = 0.2
+    seconds: float = 0.15
     target: float = 0.02
     max_seconds: float = 60.0
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 LEVEL = 0.95
 RESAMPLES = 5000
 SPREAD_LAUNCHES = 3  # fewer say nothing of a spread
+DRIFT_PAIRS = 3  # process pairs in a row: the six launches that a default run has at least
 TAIL_SAMPLES = {"p90_ns": (0.90, 20), "p95_ns": (0.95, 60), "p99_ns": (0.99, 300)}
 
 
@@ -26,6 +27,13 @@ class Interval:
 
     low: float
     high: float
+
+    def widened(self, middle: float, drift: float) -> Interval:
+        """With an independent error of +-`drift`, a share, about `middle`: the two reaches add up as squares of their logs."""
+        if not drift:
+            return self
+        below, above = (math.hypot(math.log(end / middle), math.log1p(drift)) for end in (self.low, self.high))
+        return Interval(middle * math.exp(-below), middle * math.exp(above))
 
     def half_width(self, middle: float) -> float:
         """Half of its width as a share of `middle`."""
@@ -103,6 +111,24 @@ def middles(count: int) -> tuple[np.ndarray, np.ndarray]:
     return drawn[:, (count - 1) // 2], drawn[:, count // 2]
 
 
+def drift(pairs: Sequence[Sequence[float]], group: int = DRIFT_PAIRS) -> float:
+    """How far apart runs lie, one after the other, beyond what the spread of their launches explains: as a share, in 95 % of them.
+
+    `pairs` are the medians of process pairs in the order in which they were measured; so many in a row as a default run has
+    launches stand for one. The component of variance between these groups, from the analysis of variance of the logs with
+    random effects (Searle, Casella & McCulloch 1992, "Variance Components", section 3.6), times Student's t. 0 with fewer than
+    two groups, and where the launches explain all of it.
+    """
+    levels = [math.fsum(math.log(value) for value in pair) / len(pair) for pair in pairs]
+    groups = [levels[start : start + group] for start in range(0, len(levels) - group + 1, group)]
+    if len(groups) < 2:
+        return 0.0
+    between = statistics.variance([statistics.fmean(values) for values in groups])
+    within = statistics.fmean([statistics.variance(values) for values in groups])
+    deviation = math.sqrt(max(0.0, between - within / group))
+    return math.expm1(student((1 + LEVEL) / 2, len(groups) - 1) * deviation)
+
+
 def per_call(launches: Sequence[Mapping[str, Any]]) -> list[list[float]]:
     """The samples of each launch that has some, in ns per call."""
     return [[ns / launch["batch"] for ns in launch["samples_ns"]] for launch in launches if launch["samples_ns"]]
@@ -119,11 +145,14 @@ def spread(values: Sequence[float]) -> float:
     return round((max(values) - min(values)) / middle, 6) if middle else 0.0
 
 
-def latency(launches: Sequence[Mapping[str, Any]], emulated: bool, target: float = 0.0) -> dict[str, Any] | None:
+def latency(
+    launches: Sequence[Mapping[str, Any]], emulated: bool, target: float = 0.0, drift: float = 0.0
+) -> dict[str, Any] | None:
     """Latency per call in ns over all launches.
 
     p50_ns is the median of the launches' medians, low_ns to high_ns its 95 % interval (of two launches and more) and
-    half_width half of that as a share of p50_ns. `conclusive` says whether that is within `target`, where there was one.
+    half_width half of that as a share of p50_ns. `drift` is the device's, which the interval then includes (see drift()).
+    `conclusive` says whether half_width is within `target`, where there was one.
     Spreads are from the least to the greatest launch, as a share of their median. Tails are given only where the sample count
     bears them and nothing was batched.
     """
@@ -133,9 +162,10 @@ def latency(launches: Sequence[Mapping[str, Any]], emulated: bool, target: float
     middle = typical(calls)
     result: dict[str, Any] = {"p50_ns": round(middle), "emulated": emulated}
     if len(calls) > 1:
-        found = interval(calls)
+        found = interval(calls).widened(middle, drift)
         width = found.half_width(middle)
         result |= {"low_ns": round(found.low), "high_ns": round(found.high), "half_width": round(width, 6)}
+        result |= {"drift": drift} if drift else {}
         if target:
             result |= {"target": target, "conclusive": width <= target}
     pooled = sorted([ns for samples in calls for ns in samples])

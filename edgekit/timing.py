@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
-from edgekit import evidence, plan, session, stats
+from edgekit import evidence, noise, plan, session, stats
 from edgekit.caveats import caveat
 from edgekit.types import Caveat, Cell, Device, Json, to_json
 from edgekit.verification import Subject
@@ -39,6 +39,7 @@ def measure(subject: Subject, cell: Cell, live: session.Session, request: Json, 
         asked = {
             **job,
             "continue": not launches and not void,
+            "awake": awake,
             "warmup_s": min(effort.warmup_s, AWAKE_WARMUP_S) if awake else effort.warmup_s,
         }
         launch = live.call("measure", asked, LAUNCH_S + 2 * effort.max_seconds)
@@ -53,8 +54,11 @@ def measure(subject: Subject, cell: Cell, live: session.Session, request: Json, 
         repeated = False
     found["launches"] = tuple(launches)
     found["void"] = tuple(void) or None
+    known = None if device.emulated else known_noise(live.greeting, launches[0])
+    if known:
+        found["environment"] = {**found.get("environment", {}), "noise": to_json(known)}
     weak = [
-        *launch_caveats(launches, effort, device, cell.runtime),
+        *launch_caveats(launches, effort, device, cell.runtime, known.drift if known else 0.0),
         *evidence.caveats(launches, device, live.greeting),
         *device_caveats(cell, live.greeting, found),
     ]
@@ -68,10 +72,19 @@ def enough(launches: Sequence[Json], effort: plan.Effort) -> bool:
     return not effort.target or half_width(launches) <= effort.target or spent_s(launches) >= effort.max_seconds
 
 
-def half_width(launches: Sequence[Json]) -> float:
-    """Half of the median's interval, as a share of the median. Needs two launches."""
+def half_width(launches: Sequence[Json], drift: float = 0.0) -> float:
+    """Half of the median's interval, as a share of the median. Needs two launches.
+
+    Without `drift` it is what more launches can narrow, and so what they are asked for.
+    """
     calls = stats.per_call(launches)
-    return stats.interval(calls).half_width(stats.typical(calls))
+    middle = stats.typical(calls)
+    return stats.interval(calls).widened(middle, drift).half_width(middle)
+
+
+def known_noise(greeting: Json, launch: Json) -> noise.Noise | None:
+    """What `edgekit calibrate` found on this device; None where nobody did."""
+    return noise.of(noise.device_key(greeting["system"], launch.get("evidence", {}).get("before", {})))
 
 
 def spent_s(launches: Sequence[Json]) -> float:
@@ -92,8 +105,10 @@ def progress(launches: Sequence[Json], effort: plan.Effort) -> str:
     return f"launch {number}{of}, {so_far}, {wanted}"
 
 
-def launch_caveats(launches: Sequence[Json], effort: plan.Effort, device: Device, runtime: str) -> Iterator[Caveat]:
-    """What is weak about the timed samples."""
+def launch_caveats(
+    launches: Sequence[Json], effort: plan.Effort, device: Device, runtime: str, drift: float = 0.0
+) -> Iterator[Caveat]:
+    """What is weak about the timed samples; `drift` is the device's."""
     count = sum(len(launch["samples_ns"]) for launch in launches)
     if any(launch["timer"] == "python" for launch in launches):
         yield caveat("python-timer")
@@ -110,9 +125,13 @@ def launch_caveats(launches: Sequence[Json], effort: plan.Effort, device: Device
     unsteady = sum(launch["warmup_steady"] is False for launch in launches)
     if unsteady >= UNSTEADY * len(launches):
         yield caveat("unsteady", unsteady=unsteady, launches=len(launches))
-    if effort.target and (width := half_width(launches)) > effort.target:
+    if not effort.target:
+        return
+    if (width := half_width(launches)) > effort.target:
         figures = {"width": width, "target": effort.target, "launches": len(launches)}
         yield caveat("inconclusive", seconds=spent_s(launches), **figures)
+    elif (width := half_width(launches, drift)) > effort.target:
+        yield caveat("drifting", width=width, target=effort.target, drift=drift)
 
 
 def device_caveats(cell: Cell, greeting: Json, found: Json) -> Iterator[Caveat]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -60,12 +62,14 @@ class Record:
 
 @dataclass
 class Session:
-    """Process pairs: their log ratios, the launch records of their processes, the times per call in their blocks."""
+    """Process pairs: their log ratios, the launch records of their processes, the times per call in their blocks; `levels_ns`
+    are the medians of the two processes of each pair."""
 
     shape: Shape | None = None
     logs: list[list[float]] = field(default_factory=list)
     starts: list[Mapping[str, Json]] = field(default_factory=list)
     times_ns: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in SLOTS})
+    levels_ns: list[list[float]] = field(default_factory=list)
     void: int = 0
 
     @property
@@ -84,6 +88,7 @@ class Session:
         self.starts.append(taken.starts)
         for name in SLOTS:
             self.times_ns[name] += [ns for block in taken.times_ns[name] for ns in block]
+        self.levels_ns.append([statistics.median(itertools.chain(*taken.times_ns[name])) for name in SLOTS])
 
     def progress(self) -> str:
         """Which process pair is next, and what the others say."""

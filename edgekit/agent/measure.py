@@ -4,12 +4,10 @@ Times are taken on the device around the invocation alone, by the native loop wh
 Standard library only, Python 3.9.
 """
 
-import ctypes
 import importlib
 import time
 
 from . import memory as memory_of
-from . import plugin
 from .protocol import Fault
 from .runtimes._library import size_bytes
 from .warmup import BATCH_FLOOR_NS, WarmUp, batch_for
@@ -130,6 +128,8 @@ class Stopwatch:
         self.native = getattr(loaded, "native", None)
         self.library = None
         if self.native and libraries.get("loop"):
+            import ctypes  # here and below: a runtime that needs it has it, and a child without starts faster
+
             self.library = ctypes.CDLL(libraries["loop"])
             self.library.edgekit_loop.restype = ctypes.c_uint64
         if hasattr(loaded, "repeat"):
@@ -139,6 +139,8 @@ class Stopwatch:
         self.kind = "native" if self.library else "python" if self.native else "in-process"
         self.counting = bool(counters) and not hasattr(loaded, "counts")
         if self.counting:
+            from . import plugin
+
             self.count = plugin.Count()
             self.count.stop()
             if not self.count.read():
@@ -146,6 +148,8 @@ class Stopwatch:
 
     def loop(self, address, arguments, mask, samples, batch):
         """One call of the native loop; returns (ns per batch, counts per batch or None)."""
+        import ctypes
+
         values = (ctypes.c_uint64 * 8)(*(list(arguments) + [0] * (8 - len(arguments))))
         times = (ctypes.c_uint64 * samples)()
         counts = (ctypes.c_uint64 * (8 * samples))() if self.counting else None
@@ -196,6 +200,8 @@ class Stopwatch:
         if not self.counting:
             return None
         if self.library:
+            import ctypes
+
             address = ctypes.cast(self.library.edgekit_nothing, ctypes.c_void_p).value
             return min(self.loop(address, (), 0, 5, batch)[1])
         return min(self.calls(nothing, 5, batch)[1])
@@ -223,7 +229,8 @@ def measure(args, emit):
 
     warmup = WarmUp(current.first_ns)
     if args.get("warmup", True):
-        warmup.run(watch, args["warmup_calls"], args["warmup_s"] * 1e9, watch.kind != "device")
+        least = (args["warmup_calls"], args["warmup_s"] * 1e9)
+        warmup.run(watch, *least, windows=watch.kind != "device", awake=args.get("awake", False))
     floor_ns = getattr(current.loaded, "sample_ns", BATCH_FLOOR_NS)
     batch = args.get("batch") or batch_for(warmup.typical_ns, floor_ns, getattr(current.loaded, "least_batch", 1))
     chunk = max(1, min(CHUNK, CHUNK_NS // max(1, warmup.typical_ns * batch)))

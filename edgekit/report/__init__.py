@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit import estimate, noise, stats, store
+from edgekit import estimate, stats, store
 from edgekit.caveats import caveat
 from edgekit.errors import EdgekitError
 from edgekit.types import Caveat, Json, to_json
@@ -133,16 +133,9 @@ class Reports:
 
 
 def noise_of(run: store.Run | store.Stored) -> Json | None:
-    """The stored A/A noise of the run's device, known by what it said of itself; an emulated one has none."""
-    if run.header["device"]["emulated"]:
-        return None
-    timed = next((line for line in run.lines if line.get("launches")), None)
-    if timed is None:
-        return None
-    system = timed.get("environment", {}).get("greeting", {}).get("system", {})
-    state = timed["launches"][0].get("evidence", {}).get("before", {})
-    found = noise.of(noise.device_key(system, state))
-    return to_json(found) if found else None
+    """The A/A noise of the run's device, as it was known when the run was made; None where nobody had calibrated it."""
+    known = (line.get("environment", {}).get("noise") for line in run.lines)
+    return next((found for found in known if found), None)
 
 
 def summary(line: Json, emulated: bool, target: float = 0.0) -> Json:
@@ -158,8 +151,9 @@ def summary(line: Json, emulated: bool, target: float = 0.0) -> Json:
     if "batch" in (options := dict(cell.get("options", ()))):
         result["batch"] = int(options["batch"])
     launches = line.get("launches", ())
+    drift = line.get("environment", {}).get("noise", {}).get("drift", 0.0)
     if line["status"] == "ok":
-        result["latency"] = stats.latency(launches, emulated, target)
+        result["latency"] = stats.latency(launches, emulated, target, drift)
         result["instructions"] = stats.instructions(launches)
         result["memory"] = line.get("memory")
     for key in ("accuracy", "fidelity", "artifact", "operators", "sustained", "energy"):

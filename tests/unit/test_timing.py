@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from harness import write_fake_model
 
-from edgekit import config, evidence, stats, timing
+from edgekit import config, evidence, noise, stats, timing
 from edgekit.agent import measure, warmup
 from edgekit.errors import UserError
 from edgekit.plan import Effort
@@ -113,10 +113,10 @@ class Watch:
         return times, None
 
 
-def warmed(latency_ns: Any, least_calls: int = 5, least_s: float = 0.5, windows: bool = True) -> warmup.WarmUp:
+def warmed(latency_ns: Any, least_calls: int = 5, least_s: float = 0.5, **how: bool) -> warmup.WarmUp:
     """A finished warm-up."""
     found = warmup.WarmUp(1)
-    found.run(Watch(latency_ns), least_calls, least_s * 1e9, windows)
+    found.run(Watch(latency_ns), least_calls, least_s * 1e9, **how)
     return found
 
 
@@ -149,6 +149,16 @@ def test_slow_models_are_compared_over_a_few_calls(latency_s: float, calls: int)
 def test_slow_models_that_are_not_steady_stop_at_the_cap() -> None:
     found = warmed(lambda call: 1e9 * (1 + call % 8))
     assert (found.calls, found.steady) == (8, False)
+
+
+def test_an_awake_device_compares_short_windows_by_their_medians() -> None:
+    """5 calls, two windows of 10 calls of 5 ms: however varied, and as long as their medians differ by no more than 3 %."""
+    varied = warmed(
+        lambda call: 5_000_000 + (2_000_000 if call > 15 else 500_000) * (call % 3 - 1), least_s=0.1, awake=True
+    )
+    assert (varied.calls, varied.steady) == (25, True)
+    faster = warmed(lambda call: 5_200_000 if call < 15 else 5_000_000, least_s=0.1, awake=True)
+    assert (faster.calls, faster.steady) == (32, True), "windows of 9 calls, of which the second is faster"
 
 
 def test_short_calls_are_batched_while_warming_up() -> None:
@@ -243,6 +253,7 @@ def test_only_the_first_launch_goes_on_in_the_verified_process() -> None:
     assert [args["continue"] for args in live.asked] == [True] + [False] * 5
     assert {args["max_seconds"] for args in live.asked} == {10.0}
     assert [args["warmup_s"] for args in live.asked] == [0.5] + [0.1] * 5, "the device is awake from the second on"
+    assert [args["awake"] for args in live.asked] == [False] + [True] * 5
     assert found["void"] is None
     assert codes(found) == []
 
@@ -253,6 +264,22 @@ def test_progress_tells_launch_width_and_target() -> None:
     assert found["said"][5] == f"{CELL.id}: measuring, launch 6 of at least 6, ±0.0 % so far, ±2 % wanted"
     fixed = measured(Scripted(launch(1.0)), Effort(launches=2, target=0.0))
     assert fixed["said"] == [f"{CELL.id}: measuring, launch {n} of 2" for n in (1, 2)]
+
+
+# ---- a calibrated device ----
+
+
+def test_the_drift_of_a_calibrated_device_is_in_the_interval_and_asks_for_no_launches(cold_cache: Path) -> None:
+    known = noise.Noise(0.01, "2026-11-23", "board", "m", 24, drift=0.03)
+    noise.keep(noise.device_key({"cores": 4}, {}), known)
+    found = measured(Scripted(launch(*[1.0] * 9)), Effort())
+    assert len(found["launches"]) == 6
+    assert found["environment"]["noise"]["drift"] == 0.03
+    assert codes(found) == ["drifting"]
+    within = noise.Noise(0.01, "2026-11-23", "board", "m", 24, drift=0.02)
+    noise.keep(noise.device_key({"cores": 4}, {}), within)
+    assert codes(measured(Scripted(launch(*[1.0] * 9)), Effort())) == []
+    assert "environment" not in measured(Scripted(launch(*[1.0] * 9)), Effort(), EMULATED)
 
 
 # ---- void launches ----

@@ -1,11 +1,15 @@
 """Bench: two runs of the same cell with the default protocol, one right after the other: how often do their intervals overlap?
 
-.venv/bin/python tools/bench/overlap.py [--repetitions 40] [--model digits_cnn,mobilenet_v2]
+The device is calibrated first, so that its drift is in them; --uncalibrated shows what launches alone tell.
+
+.venv/bin/python tools/bench/overlap.py [--repetitions 40] [--model digits_cnn,mobilenet_v2] [--uncalibrated]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -36,11 +40,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=40)
     parser.add_argument("--model", default="digits_cnn,mobilenet_v2")
+    parser.add_argument("--uncalibrated", action="store_true")
     args = parser.parse_args()
     kept = True
     for model in args.model.split(","):
         overlapping = conclusive = 0
         with tempfile.TemporaryDirectory() as name:
+            if not args.uncalibrated:
+                command = [sys.executable, "-m", "edgekit", "calibrate", model, "--device", "local", "--output", name]
+                said = subprocess.run([*command, "--wait", "--json", "-q"], check=True, stdout=subprocess.PIPE).stdout
+                known = json.loads(said)["noise"]
+                print(f"{model}: A/A noise {known['relative']:.1%}, drift {known['drift']:.1%}", flush=True)
             for repetition in range(1, args.repetitions + 1):
                 first, second = latency(model, Path(name)), latency(model, Path(name))
                 overlap = first["low_ns"] <= second["high_ns"] and second["low_ns"] <= first["high_ns"]
