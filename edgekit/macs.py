@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,15 @@ from edgekit.types import Json, TensorSpec, to_json
 
 DEADLINE_S = 300.0
 # Graphs of their own, and layers whose multiply-accumulates the shapes of their ends alone do not tell.
-BODIES = ("WHILE", "IF", "CALL_ONCE", "While", "Loop", "If", "Scan", "SequenceMap")
+BODIES = (
+    "WHILE", "IF", "CALL", "CALL_ONCE", "CUSTOM", "DELEGATE", "While", "Loop", "If", "Scan", "SequenceMap",
+    "STABLEHLO_WHILE", "STABLEHLO_CASE", "STABLEHLO_COMPOSITE", "STABLEHLO_CUSTOM_CALL",
+)  # fmt: skip
 UNKNOWN = ("LSTM", "GRU", "RNN", "SVDF", "Attention", "Einsum", "ScaledDotProduct", "scaled_dot_product")
+# What multiplies by a matrix or a filter, by its name, and is none of the layers that are known here.
+PRODUCT = re.compile(
+    r"Conv(?!ert)|MatMul|Gemm|MoE|CONVOLUTION|DOT_GENERAL|(^|[_:])(add)?(conv(?!ert)|linear|b?mm|matmul|mv|dot|sdpa)"
+)
 
 
 @dataclass(frozen=True)
@@ -143,12 +151,13 @@ def _tflite(path: Path, specs: Sequence[TensorSpec]) -> list[Operator]:
     for place, operator in enumerate(graph.operators or []):
         code = model.operatorCodes[operator.opcodeIndex]
         kind = words.get(max(int(code.builtinCode), int(code.deprecatedBuiltinCode)), "CUSTOM")
-        kind = text(code.customCode) if kind == "CUSTOM" else kind
         inputs = tuple(value(int(index)) for index in operator.inputs if index >= 0)
-        inputs = inputs[1:] if kind == "TRANSPOSE_CONV" else inputs
+        inputs = inputs[1:] if kind in ("TRANSPOSE_CONV", "CONV_3D_TRANSPOSE") else inputs
         output = value(int(operator.outputs[0])) if len(operator.outputs) else None
         name = text(graph.tensors[int(operator.outputs[0])].name) if output else ""
-        found.append(Operator(place, kind, name, None, inputs, output, _tflite_macs(kind, operator, inputs, output)))
+        amount = _tflite_macs(kind, operator, inputs, output)
+        kind = text(code.customCode) if kind == "CUSTOM" else kind
+        found.append(Operator(place, kind, name, None, inputs, output, amount))
     return found
 
 
@@ -158,8 +167,9 @@ def _tflite_macs(kind: str, operator: Any, inputs: Sequence[Value], output: Valu
         return layer("conv", inputs, output, second)
     if kind in ("DEPTHWISE_CONV_2D", "CONV_3D"):  # the latter's are [D, H, W, I, O]
         return layer("depthwise", inputs, output, second)
-    if kind == "TRANSPOSE_CONV":  # the shape of the output was taken from its inputs: [O, H, W, I], then x
-        return layer("spread", inputs[1:], output, inputs[0])
+    # The shape of the output was taken from their inputs: [O, H, W, I] or [D, H, W, O, I], then x.
+    if kind in ("TRANSPOSE_CONV", "CONV_3D_TRANSPOSE"):
+        return layer("spread", inputs[1:], output, inputs[0] if inputs else None)
     if kind == "FULLY_CONNECTED":
         return layer("dense", inputs, output, second)
     if kind == "BATCH_MATMUL":
@@ -181,8 +191,8 @@ def _none(kind: str) -> int | None:
 
 
 def countable(kind: str) -> bool:
-    """Whether an operator of this type is none of those whose MACs cannot be told."""
-    return kind not in BODIES and not any(word in kind for word in UNKNOWN)
+    """Whether an operator of this type has no MACs: it is none of the layers, and none of those whose MACs cannot be told."""
+    return kind not in BODIES and not any(word in kind for word in UNKNOWN) and not PRODUCT.search(kind)
 
 
 def _width(dtype: str) -> float:
@@ -197,6 +207,9 @@ def _width(dtype: str) -> float:
 
 
 # .pte
+
+# Whose kernels are known, beside ATen's.
+PTE_NAMESPACES = ("quantized_decomposed", "dim_order_ops")
 
 
 def _executorch(path: Path, specs: Sequence[TensorSpec]) -> list[Operator]:
@@ -222,9 +235,9 @@ def _executorch_macs(call: pte.Call) -> int | None:
         return _rows(inputs[0], output, -1)
     if kind in ("addmm", "baddbmm") and len(inputs) > 1:
         return _rows(inputs[1], output, -1)
-    if kind == "DELEGATE_CALL":
+    if kind == "DELEGATE_CALL" or ("::" in kind and kind.partition("::")[0] not in PTE_NAMESPACES):
         return None
-    return _none(call.type)
+    return _none(kind)
 
 
 # .onnx: conv weights are [O, I / groups, ...], transposed ones [I, O / groups, ...]
@@ -242,6 +255,8 @@ ONNX_LAYERS = {
     "Gemm": ("gemm", 0, 1, 2),
     "QGemm": ("gemm", 0, 3, 6),
 }
+# Whose operators are known by their names; those of another domain, and functions of the file, may do anything.
+ONNX_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 # What takes scales and zero points beside the tensor it is about.
 SCALED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 # What a constant may pass through and stay one.
@@ -262,15 +277,18 @@ def _onnx(path: Path, specs: Sequence[TensorSpec]) -> list[Operator]:
         raise UserError(f"the operators of {path.name} cannot be read: {first_line(error, 200)}") from error
     graph = model.graph
     values = _onnx_values(graph)
+    own = {(function.domain, function.name) for function in model.functions}
     found = []
     for place, node in enumerate(graph.node):
         output = values.get(node.output[0]) if node.output else None
-        kind, *places = ONNX_LAYERS.get(
-            node.op_type, ("", 0) if node.op_type in SCALED else ("", *range(len(node.input)))
-        )
+        known = node.domain in ONNX_DOMAINS and (node.domain, node.op_type) not in own
+        every = ("", *range(len(node.input)))
+        kind, *places = ONNX_LAYERS.get(node.op_type, ("", 0) if node.op_type in SCALED else every) if known else every
         ends = [values.get(node.input[index]) for index in places if index < len(node.input)]
+        if node.op_type == "MatMulNBits" and known:
+            ends[1:2] = [_unpacked(node, value) for value in ends[1:2]]
         inputs = tuple(value for value in ends if value is not None)
-        macs = _onnx_macs(kind, node, ends, output) if kind else _none(node.op_type)
+        macs = _onnx_macs(kind, node, ends, output) if kind else _none(node.op_type) if known else None
         if output is not None and output.constant:
             inputs = ()  # a constant that is only unpacked here belongs to the layer that takes it
         found.append(Operator(place, node.op_type, node.name, None, inputs, output, macs))
@@ -311,6 +329,14 @@ def _onnx_values(graph: Any) -> dict[str, Value]:
             if node.op_type == "QuantizeLinear" and takers[node.input[0]] == 1:  # a runtime writes it quantized at once
                 values[node.input[0]] = dataclasses.replace(source, width=narrow)
     return values
+
+
+def _unpacked(node: Any, packed: Value | None) -> Value | None:
+    """The weights of a MatMulNBits, several of which lie in each byte of the tensor."""
+    told = {entry.name: entry.i for entry in node.attribute}
+    if packed is None or not {"K", "N"} <= told.keys():
+        return packed
+    return dataclasses.replace(packed, shape=(told["K"], told["N"]), width=told.get("bits", 4) / 8)
 
 
 def _onnx_macs(kind: str, node: Any, ends: Sequence[Value | None], output: Value | None) -> int | None:

@@ -57,6 +57,64 @@ def test_what_is_not_known_is_not_guessed() -> None:
         assert not macs.countable(kind)
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "CUSTOM", "CALL", "STABLEHLO_CONVOLUTION", "STABLEHLO_DOT_GENERAL", "STABLEHLO_COMPOSITE", "DELEGATE",  # .tflite
+        "FusedMatMul", "DeformConv", "GemmFastGelu", "QMoE", "SparseToDenseMatMul",  # .onnx
+        "conv1d.out", "linear.out", "custom_sdpa.out", "mv.out", "addmv.out", "llama::linear_w4.out",  # .pte
+    ],
+)  # fmt: skip
+def test_a_layer_that_is_not_known_here_is_not_said_to_have_none(kind: str) -> None:
+    assert not macs.countable(kind)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["Convert", "Convert (NC, F32, QS8)", "upsample_bilinear2d.vec", "convert_element_type", "RESIZE_BILINEAR", "ConvertX",
+     "native_layer_norm.out", "STABLEHLO_CONVERT", "Transpose (ND, X32)", "amin.out"],
+)  # fmt: skip
+def test_a_name_that_only_looks_like_a_layer_has_none(kind: str) -> None:
+    assert macs.countable(kind)
+
+
+class Options:
+    """Of an operator of a .tflite file."""
+
+    def __init__(self, **options: bool) -> None:
+        self.builtinOptions = type("Builtin", (), options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "output", "expected"),
+    [
+        # after the shape of the output, which stands first in the file: [O, H, W, I] and [D, H, W, O, I], then x
+        ("TRANSPOSE_CONV", [(5, 2, 2, 6), (1, 4, 4, 6)], (1, 8, 8, 5), 96 * 20),
+        ("CONV_3D_TRANSPOSE", [(3, 2, 2, 5, 6), (1, 3, 4, 4, 6)], (1, 9, 8, 8, 5), 288 * 60),
+        ("CONV_3D_TRANSPOSE", [(3, 2, 2, 5, 6)], (1, 9, 8, 8, 5), None),
+        ("CONV_3D", [(1, 9, 8, 8, 5), (3, 2, 2, 5, 6)], (1, 7, 7, 7, 6), 7**3 * 6 * 60),
+        ("CUSTOM", [(1, 8)], (1, 8), None),
+        ("ADD", [(1, 8)], (1, 8), 0),
+    ],
+)
+def test_an_operator_of_litert(kind: str, inputs: list[Any], output: tuple[int, ...], expected: int | None) -> None:
+    ends = [tensor(*shape) for shape in inputs]
+    assert macs._tflite_macs(kind, Options(), ends, tensor(*output)) == expected
+
+
+def call_of(kind: str, *inputs: Value) -> pte.Call:
+    """A kernel's call in a .pte file."""
+    return pte.Call(kind, None, 0, inputs, tensor(1, 4))
+
+
+def test_a_kernel_of_nobody_knows_whom_is_not_known() -> None:
+    assert macs._executorch_macs(call_of("quantized_decomposed::quantize_per_tensor.out", tensor(1, 4))) == 0
+    assert macs._executorch_macs(call_of("dim_order_ops::_to_dim_order_copy.out", tensor(1, 4))) == 0
+    assert macs._executorch_macs(call_of("quantized_decomposed::mixed_mm.out", tensor(1, 4))) is None
+    assert macs._executorch_macs(call_of("mine::anything.out", tensor(1, 4))) is None
+    assert macs._executorch_macs(call_of("mm.out", tensor(1, 8), tensor(8, 4))) == 32
+
+
 def read(path: Path, form: str, *inputs: TensorSpec) -> Json:
     """What is in a file, without the worker."""
     return macs.summed(macs.READERS[form](path, inputs))
@@ -172,6 +230,39 @@ def test_shared_weights_count_once_and_unknown_layers_are_named(tmp_path: Path) 
     found = graph_of(tmp_path / "s.onnx", nodes, {"x": [1, 8]}, {"w": np.ones((8, 8), "f4")}, [1, 8])
     assert (found["macs"], found["parameters"]) == (2 * 64, 64)
     assert found["uncounted"] == ["Einsum"]
+
+
+def test_operators_of_other_domains_and_functions_of_the_file_are_not_known(tmp_path: Path) -> None:
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], domain="mine"),
+        helper.make_node("Twice", ["a"], ["b"], domain="local"),
+        helper.make_node("MatMul", ["b", "w"], ["c"]),
+        helper.make_node(
+            "MatMulNBits", ["c", "p", "s"], ["d"], domain="com.microsoft", K=8, N=6, bits=4, block_size=16
+        ),
+        helper.make_node("Gelu", ["d"], ["y"], domain="com.microsoft"),
+    ]
+    shapes = {"a": [1, 8], "b": [1, 8], "c": [1, 8], "d": [1, 6]}
+    told = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, size]) for n, size in (("x", 8), ("y", 6)))
+    held = {"w": np.ones((8, 8), "f4"), "p": np.zeros((6, 1, 8), "u1"), "s": np.ones(6, "f4")}
+    constants = [numpy_helper.from_array(array, name) for name, array in held.items()]
+    graph = helper.make_graph(nodes, "g", [x], [y], constants, value_info=told)
+    opsets = [helper.make_opsetid(domain, version) for domain, version in
+              (("", 17), ("mine", 1), ("local", 1), ("com.microsoft", 1))]  # fmt: skip
+    body = [helper.make_node("Add", ["i", "i"], ["o"])]
+    twice = helper.make_function("local", "Twice", ["i"], ["o"], body, opsets[:1])
+    path = tmp_path / "domains.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9, functions=[twice]), path)
+    found = read(path, "onnx")
+    assert [one.get("macs") for one in found["operators"]] == [None, None, 64, 48, 0]
+    assert found["uncounted"] == ["Conv", "Twice"]
+    assert found["parameters"] == 64 + 48, "two four-bit weights lie in each byte"
+    assert found["operators"][3]["bytes"] == 4 * 8 + 48 // 2 + 4 * 6
 
 
 def test_a_damaged_program_is_refused_and_never_followed(tmp_path: Path) -> None:
