@@ -5,6 +5,7 @@ The agent gathers it (agent/watch.py); here are the rules, each with its thresho
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -67,10 +68,16 @@ def throttling(found: Json) -> list[str]:
     return [text for bit, text in THROTTLE_BITS.items() if bits >> bit & 1] + hot
 
 
-def busy_clocks(found: Json) -> list[int]:
-    """The clocks in kHz of the core that the child ran on, in the samples in which it did run."""
-    samples = found.get("samples", ())
-    return [look["own_khz"] for look in samples if "own_khz" in look and look.get("own_cores", 0.0) >= BUSY_CORES]
+def busy_clocks(found: Json) -> dict[int | None, list[int]]:
+    """The clocks in kHz of the core that the child ran on, in the samples in which it did run.
+
+    Of cores of several kinds by the most that the core can do: to be moved from a fast core to a slow one is no falling clock.
+    """
+    clocks: dict[int | None, list[int]] = {}
+    for look in found.get("samples", ()):
+        if "own_khz" in look and look.get("own_cores", 0.0) >= BUSY_CORES:
+            clocks.setdefault(look.get("own_most_khz"), []).append(look["own_khz"])
+    return clocks
 
 
 def fallen_clock(found: Json) -> tuple[int, int] | None:
@@ -78,8 +85,9 @@ def fallen_clock(found: Json) -> tuple[int, int] | None:
     before, after = found.get("before", {}), found.get("after", {})
     if before.get("governor") != after.get("governor"):
         return None
-    clocks = sorted(busy_clocks(found))
-    pairs = [(clocks[-1], clocks[1])] if len(clocks) > 1 else []  # the second lowest: one odd look does not count
+    ordered = [sorted(clocks) for clocks in busy_clocks(found).values()]
+    # The second lowest: one odd look does not count.
+    pairs = [(clocks[-1], clocks[1]) for clocks in ordered if len(clocks) > 1]
     if "limit_khz" in before and "limit_khz" in after:
         pairs.append((before["limit_khz"], after["limit_khz"]))
     for high, low in pairs:
@@ -127,7 +135,8 @@ def others_caveats(evidence: Sequence[Json]) -> Iterator[Caveat]:
 def clock_caveats(evidence: Sequence[Json], greeting: Json) -> Iterator[Caveat]:
     """Whether the clock differed between launches, was low in all of them, or may have moved unseen."""
     governor = next((found["before"]["governor"] for found in evidence if "governor" in found.get("before", {})), None)
-    medians = [statistics.median(clocks) for found in evidence if (clocks := busy_clocks(found))]
+    every = [list(itertools.chain(*busy_clocks(found).values())) for found in evidence]
+    medians = [statistics.median(clocks) for clocks in every if clocks]
     if not medians:
         seen = any("frequency_khz" in found.get("before", {}) for found in evidence)
         if governor not in (None, "performance") and not seen:

@@ -159,11 +159,11 @@ def system():
     return {key: value for key, value in dict(facts, **android.facts()).items() if value is not None}
 
 
-def clocks():
-    """What the kernel tells of the cores' clocks in kHz, core -> clock; {} where it does not."""
+def clocks(name="scaling_cur_freq"):
+    """What the kernel tells of the cores' clocks in kHz, or another of its cpufreq files: core -> kHz; {} where it does not."""
     found = {}
     for core in range(os.cpu_count() or 1):
-        khz = number("/sys/devices/system/cpu/cpu%d/cpufreq/scaling_cur_freq" % core)
+        khz = number("/sys/devices/system/cpu/cpu%d/cpufreq/%s" % (core, name))
         if khz:
             found[core] = khz
     return found

@@ -14,10 +14,9 @@ LOOK_S = 0.5
 COST_SHARE = 0.001  # of one core, at the most: a slow device is looked at less often
 TOLD_KEYS = ("temperature_millic", "throttled", "thermal_status")
 MOST_SAMPLES = 600  # beyond that, two neighbours become one, so that a launch of hours stays small
-TOLD_S, TOLD_WHILE_S = (
-    10.0,
-    30.0,
-)  # what only a program of the device tells is no older; while a child works, it is asked no more often
+# What only a program of the device tells is no older, so that what made the host wait (evidence.POLL_S) is never taken for
+# what came after; while a child works, it is asked no more often.
+TOLD_S, TOLD_WHILE_S = 4.0, 30.0
 WORST = (
     ("frequency_khz", min),
     ("own_khz", min),
@@ -31,11 +30,13 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Told:
-    """The last answer of the device's own programs, and when it was given."""
+    """The last answer of the device's own programs, and when it was given; of cores of several kinds the most that each can do."""
 
     def __init__(self):
         self.answer = {}
         self.asked = None
+        most = sysinfo.clocks("cpuinfo_max_freq")
+        self.most_khz = most if len(set(most.values())) > 1 else {}
 
     def get(self, age_s=TOLD_S):
         """An answer of the last `age_s` seconds."""
@@ -78,7 +79,10 @@ class Watch:
         self.next = now + max(self.step_s, cost / COST_SHARE if len(self.samples) > 1 else 0.0)
 
     def sample(self, now):
-        """One look: the clocks of all cores, that of the core the child ran on, its share of a core, heat, throttle bits."""
+        """One look: the clocks of all cores, that of the core the child ran on, its share of a core, heat, throttle bits.
+
+        `own_most_khz`, what that core can do at the most, only where cores differ in it.
+        """
         clocks, cpu = sysinfo.clocks(), own(self.pid)
         share = None
         if cpu and self.last.own:
@@ -90,6 +94,7 @@ class Watch:
             "frequency_khz": min(clocks.values(), default=None),
             "frequency_max_khz": max(clocks.values(), default=None),
             "own_khz": clocks.get(cpu[1]) if cpu else None,
+            "own_most_khz": self.told.most_khz.get(cpu[1]) if cpu else None,
             "own_cores": share,
             "temperature_millic": sysinfo.hottest(),
             "throttled": sysinfo.throttled(),
@@ -100,7 +105,7 @@ class Watch:
 
     def latest(self):
         """The last sample with what only a program tells; before the first, what was seen before."""
-        return dict(self.told.get(), **self.samples[-1]) if self.samples else self.before
+        return dict(self.told.get(TOLD_WHILE_S), **self.samples[-1]) if self.samples else self.before
 
     def end(self):
         """The evidence: before, after, samples, and what they and the kernel's totals say of the whole time."""
@@ -198,6 +203,11 @@ def merged(one, other):
     for key, worst in WORST:
         if key in one and key in other:
             found[key] = worst(one[key], other[key])
+    if one.get("own_most_khz") != other.get(
+        "own_most_khz"
+    ):  # clocks of cores of two kinds: the one that is further down
+        lower = min((one, other), key=lambda look: look.get("own_khz", 0) / look.get("own_most_khz", float("inf")))
+        found.update((key, lower[key]) for key in ("own_khz", "own_most_khz") if key in lower)
     if "throttled" in one and "throttled" in other:
         found["throttled"] = one["throttled"] | other["throttled"]
     return found

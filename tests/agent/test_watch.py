@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from harness import Agent, write_fake_model
 
+from edgekit import evidence
 from edgekit.agent import sysinfo, watch
 
 PID = 4242
@@ -89,6 +90,21 @@ def test_a_look_tells_the_clock_of_the_core_that_ran_the_child(tree: dict[str, s
     assert seen.latest() == seen.samples[-1]
 
 
+def test_where_cores_differ_a_look_tells_what_its_core_can_do(tree: dict[str, str], clock: list[float]) -> None:
+    tree[f"/proc/{PID}/stat"] = stat_of(1000, 1)
+    set_clocks(tree, 600_000, 1_800_000)
+    tree[CPUFREQ % 0 + "cpuinfo_max_freq"], tree[CPUFREQ % 1 + "cpuinfo_max_freq"] = "1000000", "2800000"
+    seen = watched()
+    clock[0] += watch.LOOK_S
+    seen.look()
+    assert (seen.samples[0]["own_khz"], seen.samples[0]["own_most_khz"]) == (1_800_000, 2_800_000)
+    tree[CPUFREQ % 0 + "cpuinfo_max_freq"] = "2800000"
+    alike = watched()
+    clock[0] += watch.LOOK_S
+    alike.look()
+    assert "own_most_khz" not in alike.samples[0]
+
+
 def test_before_and_after_tell_what_a_look_leaves_out(tree: dict[str, str], clock: list[float]) -> None:
     set_clocks(tree, 600_000, 1_800_000)
     for core in (0, 1):
@@ -150,7 +166,7 @@ def test_shares_of_a_moment_are_not_told(tree: dict[str, str], clock: list[float
 def test_a_slow_device_is_looked_at_less_often(
     tree: dict[str, str], clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dear() -> dict[int, int]:
+    def dear(name: str = "") -> dict[int, int]:
         clock[1] += 0.004
         return {}
 
@@ -182,6 +198,10 @@ def test_two_samples_become_one_with_the_worst_of_both() -> None:
     worst = {"t_s": 2.0, "frequency_khz": 5, "own_khz": 8, "temperature_millic": 70, "throttled": 5, "own_cores": 1.0}
     assert watch.merged(one, other) == worst
     assert watch.merged({"t_s": 1.0}, {"t_s": 2.0, "throttled": 4}) == {"t_s": 2.0, "throttled": 4}
+    fallen = {"t_s": 1.0, "own_khz": 1_400_000, "own_most_khz": 2_800_000}
+    little = {"t_s": 2.0, "own_khz": 1_000_000, "own_most_khz": 1_000_000}
+    assert watch.merged(fallen, little) == {**fallen, "t_s": 2.0}, "the one that is further below what it can do"
+    assert watch.merged({"t_s": 1.0}, little) == watch.merged(little, {"t_s": 2.0}) == little
 
 
 @pytest.mark.parametrize("text", ["", "cpu\n", "cpu 1 2 3\n", "nonsense\n"])
@@ -210,6 +230,33 @@ def test_a_raspberry_pi_without_the_file_is_asked_by_its_program(
     program.chmod(0o755)
     monkeypatch.setattr(sysinfo, "VCGENCMD", ("/nowhere/vcgencmd", str(program)))
     assert sysinfo.told() == ({} if bits is None else {"throttled": bits})
+
+
+def test_what_a_program_said_before_the_device_cooled_down_is_not_said_of_what_came_after(
+    monkeypatch: pytest.MonkeyPatch, tree: dict[str, str], clock: list[float]
+) -> None:
+    """A Raspberry Pi without the file, throttled as a launch ends: its repetition starts POLL_S later at the soonest."""
+    states = iter([{"throttled": 0x50005}, {"throttled": 0x50000}])
+    monkeypatch.setattr(sysinfo, "told", lambda: next(states))
+    told = watch.Told()
+    hot = watch.Watch(PID, told).end()
+    assert evidence.throttling(hot) == ["under-voltage", "throttled"]
+    clock[0] += evidence.POLL_S
+    assert evidence.throttling(watch.Watch(PID, told).end()) == []
+
+
+def test_windows_of_a_long_run_ask_the_devices_programs_no_more_often_than_looks_do(
+    monkeypatch: pytest.MonkeyPatch, tree: dict[str, str], clock: list[float]
+) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(sysinfo, "told", lambda: asked.append(clock[0]) or {})
+    seen = watched()
+    begun = clock[0]
+    while clock[0] < begun + 2 * watch.TOLD_WHILE_S - 1:
+        clock[0] += seen.due()
+        seen.look()
+        seen.latest()
+    assert len(asked) == 2
 
 
 # ---- in the agent ----

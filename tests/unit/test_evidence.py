@@ -88,6 +88,17 @@ def test_a_clock_that_falls_voids_a_launch(clocks: tuple[int, ...], expected: st
     assert void(launch(clocks)) == expected
 
 
+def test_to_be_moved_between_fast_and_slow_cores_is_no_falling_clock() -> None:
+    """A phone whose model wanders: each core holds its clock. What falls on cores of one kind falls all the same."""
+    big, little = {"own_khz": 2_800_000, "own_most_khz": 2_800_000}, {"own_khz": 1_800_000, "own_most_khz": 1_800_000}
+    low = {"own_khz": 2_380_000, "own_most_khz": 2_800_000}
+    samples = [{"own_cores": 1.0, **look} for look in (big, little, little, big)]
+    assert void(launch(samples=samples)) is None
+    found = evidence.void_reason(launch(samples=[*samples, *({"own_cores": 1.0, **low},) * 2]), LOCAL)
+    assert found and "from 2800 to 2380 MHz" in found.message
+    assert void(launch(samples=[*samples, {"own_cores": 1.0, **low}])) is None, "one odd look"
+
+
 def test_a_clock_tells_nothing_where_the_model_waited_or_the_governor_changed() -> None:
     fallen = (2_000_000, 1_000_000, 1_000_000)
     assert void(launch(fallen, share=evidence.BUSY_CORES)) == "clock-fell"
