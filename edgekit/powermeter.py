@@ -1,6 +1,6 @@
 """A power meter on a serial line of this machine, read while the device works: lines of text, one reading each.
 
-A line is one of these; docs/measurement.md tells it to whoever builds a meter:
+A line is one of these; docs/sustained-and-energy.md tells it to whoever builds a meter:
 
     5.12 0.431                                     volts and amperes, apart by blanks, a comma, a semicolon or a tab
     {"voltage_v": 5.12, "current_ma": 431}         JSON: voltage and current, or power; each in _v _a _w, _mv ..., _uv ...
@@ -26,12 +26,12 @@ from edgekit.transports._port import BAUD, Port
 
 ANSWER_S = 6.0  # opening its port restarts many a meter
 LISTEN_S = 0.2
-LINE_BYTES = 4096  # a longer line is none of a meter's
+LINE_BYTES = 4096  # a line of so many is none of a meter's
 GAP_S = 2.5  # with a longer silence the power in between is not known
 UNITS = {prefix + kind: (kind, scale) for kind in "vaw" for prefix, scale in (("", 1.0), ("m", 1e-3), ("u", 1e-6))}
 NAMES = {"v": "voltage", "a": "current", "w": "power"}
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-FORMS = "a line is '5.12 0.431' (volts, amperes), JSON or CSV: docs/measurement.md"
+FORMS = "a line is '5.12 0.431' (volts, amperes), JSON or CSV: docs/sustained-and-energy.md"
 
 
 class Reader:
@@ -44,8 +44,8 @@ class Reader:
         """The power that a line tells, in watts; None for a line without any."""
         if line.lstrip().startswith("{"):
             try:
-                told = json.loads(line)
-            except ValueError:
+                told = json.loads(line, parse_int=float)  # a whole number may have more digits than a float holds
+            except (ValueError, RecursionError):
                 return None
             return power(told) if isinstance(told, dict) else None
         parts = [part for part in re.split(r"[,;\s]+", line.strip()) if part]
@@ -77,16 +77,15 @@ def with_units(line: str) -> dict[str, float]:
 
 
 def power(told: Mapping[str, object]) -> float | None:
-    """Watts of named values: power_w, or voltage_v times current_a, each in its other units too; None without them."""
+    """Watts of named floats: power_w, or voltage_v times current_a, each in its other units too; None without them."""
     values: dict[str, float] = {}
     for name, value in told.items():
         quantity, _, unit = name.lower().rpartition("_")
         kind, scale = UNITS.get(unit, ("", 0.0))
-        if kind and quantity == NAMES[kind] and isinstance(value, (int, float)) and math.isfinite(value):
+        if kind and quantity == NAMES[kind] and isinstance(value, float):
             values[kind] = value * scale
-    if "w" in values:
-        return values["w"]
-    return values["v"] * values["a"] if {"v", "a"} <= set(values) else None
+    watts = values["w"] if "w" in values else values.get("v", math.nan) * values.get("a", math.nan)
+    return watts if math.isfinite(watts) else None
 
 
 def place(text: str) -> tuple[str, int]:
@@ -134,7 +133,8 @@ class PowerMeter:
                 *lines, rest = (rest + data).split(b"\n")
                 rest = rest[-LINE_BYTES:]
                 for line in lines:
-                    self._take(reader, line, now if whole else None)
+                    if len(line) < LINE_BYTES:
+                        self._take(reader, line, now if whole else None)
                     whole = True  # the first line may have begun before we listened: it can be a header, but no reading
         except EdgekitError as error:
             self.error = error

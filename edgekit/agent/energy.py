@@ -13,6 +13,9 @@ from .sysinfo import number, read
 # An energy in uJ is 1 uAh (3.6 mC) at 1 mV.
 UJ_PER_UAH_MV = 3.6
 LEAST_UW = 10_000  # a device that runs a model draws more; less means a gauge that does not keep to the kernel's units
+# What a battery holds and shows; beyond, the counter does not keep to AOSP's units: mAh, nAh, V and uV have been seen.
+LEAST_UAH, MOST_UAH = 50_000, 100_000_000
+LEAST_MV, MOST_MV = 2_000, 60_000
 
 
 class NoEnergy(Exception):
@@ -43,10 +46,13 @@ class Rapl:
         return found
 
     def reading(self):
-        """{"uj": energy since the first reading}; a counter that has wrapped goes on from its range."""
+        """{"uj": energy since the first reading}; a counter that has wrapped goes on from its range. Raises NoEnergy."""
         now = self.raw()
         for before, after, span in zip(self.last, now, self.ranges):
-            self.total += after - before if after >= before else after - before + span
+            step = after - before if after >= before else after - before + span
+            if step < 0:
+                raise NoEnergy("a RAPL counter fell from %d to %d uJ, and its range is %d" % (before, after, span))
+            self.total += step
         self.last = now
         return {"uj": self.total}
 
@@ -110,7 +116,12 @@ class ChargeCounter:
         voltage = re.search(r"^\s*voltage: (\d+)\s*$", text, re.M)
         if not charge or not voltage or not int(charge.group(1)) or not int(voltage.group(1)):
             raise NoEnergy("the battery tells neither its current nor its charge")
-        return int(charge.group(1)), int(voltage.group(1))
+        left, millivolts = int(charge.group(1)), int(voltage.group(1))
+        percent = max(1, android.battery(text).get("battery_percent", 100))
+        if not (LEAST_UAH <= 100 * left / percent <= MOST_UAH and LEAST_MV <= millivolts <= MOST_MV):
+            shown = (left, percent, millivolts)
+            raise NoEnergy("the battery's counter shows %d uAh at %d %% and %d mV, which no battery does" % shown)
+        return left, millivolts
 
     def reading(self):
         """{"uj": energy since the first reading}."""

@@ -83,6 +83,18 @@ def test_a_counter_that_wraps_goes_on(tmp_path: Path) -> None:
         assert found.reading() == {"uj": total}
 
 
+@pytest.mark.parametrize("span", ["0", "nonsense", "800"])
+def test_a_counter_that_falls_beyond_its_range_is_no_energy(tmp_path: Path, span: str) -> None:
+    rapl(tmp_path, {"intel-rapl:0": ("package-0", 900)})
+    (tmp_path / "class/powercap/intel-rapl:0/max_energy_range_uj").write_text(span)
+    found = source.find(str(tmp_path), NOTHING)
+    (tmp_path / "class/powercap/intel-rapl:0/energy_uj").write_text("950")
+    assert found.reading() == {"uj": 50}
+    (tmp_path / "class/powercap/intel-rapl:0/energy_uj").write_text("100")
+    with pytest.raises(NoEnergy, match="fell from 950 to 100 uJ"):
+        found.reading()
+
+
 def test_a_counter_that_only_root_may_read_is_said_with_its_cure(tmp_path: Path) -> None:
     """Tests may run as root, whom permissions do not stop: the file is one that cannot be read."""
     rapl(tmp_path, {"intel-rapl:0": ("package-0", 900)})
@@ -140,6 +152,35 @@ def test_androids_charge_counter_stands_in_for_a_gauge_that_is_hidden(tmp_path: 
     dumpsys(tmp_path, **{"Charge counter": "2498000", "USB powered": "true"})
     with pytest.raises(NoEnergy, match=r"it is on USB power.*unplug it"):
         found.reading()
+
+
+@pytest.mark.parametrize(
+    ("counter", "percent", "millivolts", "taken"),
+    [
+        (2_500_000, 80, 4000, True),
+        (2_500, 80, 4000, False),  # mAh
+        (2_500_000_000, 20, 4000, False),  # nAh
+        (2_500_000, 80, 4_000_000, False),  # uV
+        (2_500_000, 80, 4, False),  # V
+        (50_000, 100, 2000, True),
+        (49_999, 100, 2000, False),
+        (50_000, 100, 1999, False),
+        (25_000, 50, 60_000, True),  # by the charge of a full one
+        (25_000, 50, 60_001, False),
+        (100_000_000, 100, 4000, True),
+        (100_000_001, 100, 4000, False),
+        (60_000, 0, 4000, True),  # nearly empty
+    ],
+)
+def test_a_counter_in_other_units_is_not_believed(
+    tmp_path: Path, counter: int, percent: int, millivolts: int, taken: bool
+) -> None:
+    program = dumpsys(tmp_path, **{"Charge counter": str(counter), "level": str(percent), "voltage": str(millivolts)})
+    if taken:
+        assert source.find(str(tmp_path), program).reading() == {"uj": 0}
+    else:
+        with pytest.raises(NoEnergy, match="which no battery does"):
+            source.find(str(tmp_path), program)
 
 
 @pytest.mark.parametrize(

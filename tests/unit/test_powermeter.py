@@ -54,6 +54,13 @@ def test_a_line_is_read_in_each_of_the_forms(line: str, watts: float) -> None:
         "5 V",
         "nan nan",
         "1e999 1",
+        "1e200 1e200",
+        '{"power_w": 1e999}',
+        '{"voltage_v": 1e200, "current_a": 1e200}',
+        '{"power_w": 1' + 400 * "0" + "}",
+        '{"power_w": true}',
+        '{"a":' * 800,
+        '{"a":' + "[" * 4000,
     ],
 )
 def test_what_is_no_reading_gives_none(line: str) -> None:
@@ -167,6 +174,17 @@ def test_a_line_that_began_before_we_listened_is_no_reading(plugged: Callable[..
     fake = plugged(lambda _: next(sent, "5 1\n"))
     with PowerMeter(fake.name) as meter:
         assert set(meter.watts) == {5.0}
+
+
+def test_a_line_that_is_too_long_is_no_reading(
+    plugged: Callable[..., FakeMeter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(powermeter, "LINE_BYTES", 20)
+    sent = iter(["\n", "noise", "noise", "noise", "   9 9\n", "9 9".rjust(20) + "\n", "7 1".rjust(19) + "\n"])
+    fake = plugged(lambda _: next(sent, "5 1\n"))
+    with PowerMeter(fake.name) as meter:
+        wait_until(lambda: 5.0 in meter.watts)
+        assert set(meter.watts) == {7.0, 5.0}
 
 
 def test_a_header_that_is_the_first_line_counts(plugged: Callable[..., FakeMeter]) -> None:
