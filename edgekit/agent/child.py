@@ -5,7 +5,6 @@ Standard library only, Python 3.9.
 
 import importlib
 import os
-import signal
 
 from . import protocol
 from .pipes import Lines, claim_stdout, send
@@ -24,8 +23,6 @@ OPERATIONS = {
 def main(out=None):
     """A child's whole life: requests on stdin until it ends, events and an answer to each on `out`, by default its stdout."""
     out = claim_stdout() if out is None else out
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the host's business; it closes the link
-    die_with_parent()
     lines = Lines(0)
     while not lines.closed:
         line = lines.take()
@@ -58,10 +55,3 @@ def answer_for(call, *arguments):
 
         traceback.print_exc()
         return {"error": {"kind": "internal", "message": "%s: %s" % (type(error).__name__, error)}}
-
-
-def die_with_parent():
-    """From now on this process is killed when the agent that started it is: no native code runs on unattended (prctl(2))."""
-    import ctypes
-
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -12,7 +12,6 @@ guest's own mappings instead, and keeps the peak of all three.
 
 import os
 
-from . import plugin
 from .weigh import maps_bytes, status_bytes
 
 
@@ -54,25 +53,36 @@ class KernelMeter:
 
 
 class GuestMeter:
-    """The guest's share of an emulated process, from the QEMU plug-in: exact, because it looks before every unmapping."""
+    """The guest's share of an emulated process, from the QEMU plug-in: exact, because it looks before every unmapping.
+
+    `ask` is plugin.guest_memory.
+    """
 
     method = "guest mappings of the emulated process"
     restartable = True
 
+    def __init__(self, ask):
+        self.ask = ask
+
     def restart(self):
         """Start a new peak; returns what is resident now."""
-        now = plugin.guest_memory(True)
+        now = self.ask(True)
         return {"resident": now[0], "anonymous": now[2], "pss": now[4]}
 
     def peak(self):
         """The peak since the last restart."""
-        now = plugin.guest_memory(False)
+        now = self.ask(False)
         return {"resident": now[1], "anonymous": now[3], "pss": now[5]}
 
 
 def meter(emulated):
     """The right meter for where this process runs."""
-    return GuestMeter() if emulated and plugin.guest_memory(False) else KernelMeter()
+    if emulated:
+        from . import plugin  # and with it ctypes, which takes a tenth of the start of a child
+
+        if plugin.guest_memory(False):
+            return GuestMeter(plugin.guest_memory)
+    return KernelMeter()
 
 
 class Scale:

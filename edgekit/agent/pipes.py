@@ -1,7 +1,6 @@
 """Frames over file descriptors: the private stdout, whole writes, lines read as they come. Standard library only, Python 3.9."""
 
 import os
-import select
 import time
 
 from . import protocol
@@ -48,9 +47,15 @@ class Lines:
         """The seconds left to hear something; None for ever."""
         return None if self.patience_s is None else max(0.0, self.heard + self.patience_s - time.monotonic())
 
+    def ready(self):
+        """Wait until there is something to read; False when patience ends before."""
+        import select  # a child has no patience to lose, and starts faster without it
+
+        return bool(select.select([self.fd], [], [], self.patience())[0])
+
     def fill(self):
         """Read what is there (blocks until something is); notes the end of the stream."""
-        if self.patience_s is not None and not select.select([self.fd], [], [], self.patience())[0]:
+        if self.patience_s is not None and not self.ready():
             os.write(2, b"edgekit-agent: nothing was heard from the host for %d s\n" % self.patience_s)
             self.closed = True
             return

@@ -15,7 +15,7 @@ next request with `continue` goes to it: so the very process whose outputs were 
 Standard library only, Python 3.9: this file runs on the device and is imported by the host.
 """
 
-import json
+from .lean_json import dumps, loads
 
 PROTOCOL = 1
 GREETING = "edgekit-agent"
@@ -49,13 +49,13 @@ class Fault(Exception):
 
 def encode(frame):
     """One frame as a line of ASCII JSON bytes."""
-    return json.dumps(frame, separators=(",", ":")).encode("ascii") + b"\n"
+    return dumps(frame).encode("ascii") + b"\n"
 
 
 def decode(line):
     """The frame in a line of bytes. Raises ValueError when it is not a JSON object."""
     try:
-        frame = json.loads(line)
+        frame = loads(line)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(frame, dict):

@@ -3,12 +3,11 @@
 Standard library only, Python 3.9. Not a runtime itself: names with an underscore are no plug-ins.
 """
 
-import ctypes
 import importlib
-import json
 import os
 import sys
 
+from ..lean_json import loads
 from ..protocol import Fault
 
 # Bytes of one element, by numpy's name of the type.
@@ -38,6 +37,8 @@ def open_library(libraries, runtime):
         raise Fault("unavailable", "no library of %s was named" % runtime)
     if not os.path.exists(path):
         raise Fault("unavailable", "the library of %s is not there: %s" % (runtime, path))
+    import ctypes
+
     try:
         return ctypes.CDLL(path)
     except OSError as error:
@@ -82,7 +83,7 @@ def shipped_version(path, distribution):
     folder = os.path.dirname(os.path.abspath(path))
     try:
         with open(os.path.join(os.path.dirname(folder), "manifest.json"), encoding="utf-8") as stream:
-            return json.load(stream)["versions"]["runtime"]
+            return loads(stream.read())["versions"]["runtime"]
     except (OSError, ValueError, KeyError, TypeError):
         pass
     for name in sorted(os.listdir(os.path.dirname(folder))):

@@ -3,15 +3,11 @@
 For tests of the pipeline, statistics and faults without a clock; never one of a device's real runtimes.
 """
 
-import ctypes
-import json
 import math
-import mmap
 import os
-import signal
-import struct
 import time
 
+from ..lean_json import loads
 from ..protocol import Fault
 
 FORMATS = ("fake",)
@@ -26,7 +22,7 @@ def load(path, options):
     """Read the JSON; `fault` in it may strike here."""
     try:
         with open(path, encoding="utf-8") as stream:
-            description = json.load(stream)
+            description = loads(stream.read())
         if description.get("format") != "edgekit-fake":
             raise ValueError("not a fake model")
     except (ValueError, OSError) as error:
@@ -41,6 +37,8 @@ def load(path, options):
     if fault == "print":
         # As a native library, as C's stdio and as Python: all of it must end up on stderr.
         os.write(1, b'{"id": 1, "ok": "a native library printed this"}\n' * 3)
+        import ctypes  # here and below: what only some models need makes the start of all others no dearer
+
         libc = ctypes.CDLL(None)
         libc.puts(b'{"id": 1, "ok": "C stdio printed this"}')
         libc.fflush(None)
@@ -55,6 +53,8 @@ def touched(mebibytes):
 
 def mapped(path):
     """A file mapped into this process, every page of it read."""
+    import mmap
+
     with open(path, "rb") as stream:
         pages = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     pages[:: mmap.PAGESIZE]
@@ -106,8 +106,10 @@ class Loaded:
         if "hold_s" in self.memory:
             time.sleep(self.memory["hold_s"])
         if fault == "crash":
-            os.kill(os.getpid(), signal.SIGABRT)
+            os.abort()
         elif fault == "segfault":
+            import ctypes
+
             ctypes.string_at(8)
         elif fault == "exit":
             os._exit(3)
@@ -133,6 +135,8 @@ class Loaded:
             count *= extent
         data = self.data[: 4 * count]
         if self.description.get("fault") == "wrong":
+            import struct
+
             values = struct.unpack("<%df" % count, data)
             data = struct.pack("<%df" % count, *[-value + 0.5 for value in values])
         elif self.description.get("fault") == "short":
