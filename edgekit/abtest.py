@@ -12,7 +12,7 @@ from edgekit.cache import disk_errors
 from edgekit.caveats import caveat
 from edgekit.errors import UserError
 from edgekit.pairs import SLOTS, Side, Sides
-from edgekit.types import Caveat, Json, to_json
+from edgekit.types import Caveat, Cell, Json, to_json
 
 Say = Callable[[str], None]
 MAX_SECONDS = 60.0  # of a session: some thirty process pairs of a small model
@@ -73,6 +73,7 @@ def run(
     device = sides["old"].subject.device
     if sides["new"].subject.device != device:
         raise UserError("OLD and NEW are measured on one device", "for several devices: edgekit profile --device A,B")
+    check_calls(sides["old"].cell, sides["new"].cell)
     with disk_errors("temporary files"), turns.line_to(sides, "ab", say) as line:
         turns.place(sides, line, say)
         record = turns.Record(old.output, "ab", sides, {"max_seconds": seconds})
@@ -81,6 +82,13 @@ def run(
         line.confirm()
     record.finish(found.to_json())
     return found
+
+
+def check_calls(old: Cell, new: Cell) -> None:
+    """Both take as many inputs in a call: their ratio is that of calls. Raises UserError."""
+    if old.batch != new.batch:
+        message = f"OLD takes {old.batch} inputs in a call and NEW {new.batch}: the time of a call tells nothing there"
+        raise UserError(message, "give both the same batch; edgekit profile --batch 1,8 tells the latency of each")
 
 
 def by_time(sides: Sides, record: turns.Record, seconds: float, say: Say) -> Comparison:

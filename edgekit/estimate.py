@@ -36,8 +36,9 @@ def of(cell: Json, device: Json) -> Json | None:
     reason = refusal(cell, point, section)
     if reason:
         return {"refused": reason}
-    latency = predict(section["coefficients"], point)
-    error = section["error"]
+    latency, error = predict(section["coefficients"], point), section["error"]
+    if not 0 <= error < 1:
+        return {"refused": f"the law that was fitted to this board's figures may miss by {error:.0%}"}
     return {
         "latency_ns": round(latency),
         "error": error,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ def of(key: str, kind: str = "latency") -> Noise | None:
     try:
         found = json.loads(_place(key, kind).read_text("utf-8"))
         noise = Noise(**found)
-        return noise if min(noise.relative, noise.drift) >= 0 else None
+        return noise if all(0 <= share < math.inf for share in (noise.relative, noise.drift)) else None
     except (OSError, ValueError, TypeError):
         return None
 

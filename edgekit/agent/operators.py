@@ -85,7 +85,7 @@ def prepared(module, args, profile):
     """The model loaded and warmed up on its first sample, and the stopwatch for it."""
     libraries = args.get("libraries", {})
     options = {"threads": args.get("threads", 1), "libraries": libraries, "profile": profile}
-    options.update((key, args[key]) for key in ("inputs", "outputs") if key in args)
+    options.update((key, args[key]) for key in ("inputs", "outputs", "counters") if key in args)
     loaded = module.load(args["model"], options)
     with open(args["input"], "rb") as stream:
         for index, spec in enumerate(loaded.inputs):

@@ -14,6 +14,16 @@ FEW_WINDOWS = 20  # at least so many where that leaves them long enough
 P95_SAMPLES = 60  # fewer have no 95th percentile
 
 
+def figures(samples, batch):
+    """What the samples of a window (ns of `batch` calls each) tell; the percentile by linear interpolation (stats.percentile)."""
+    found = {"calls": len(samples) * batch, "p50_ns": round(warmup.median(samples) / batch)}
+    if len(samples) >= P95_SAMPLES and batch == 1:
+        ordered, position = sorted(samples), 0.95 * (len(samples) - 1)
+        low = int(position)
+        found["p95_ns"] = round(ordered[low] + (ordered[low + 1] - ordered[low]) * (position - low))
+    return found
+
+
 def window_length(seconds):
     """Seconds of a window in a run of so many."""
     return max(min(WINDOW_S, seconds / FEW_WINDOWS), seconds / WINDOWS)
@@ -76,15 +86,11 @@ def run(args, emit, source):
         samples = []
         while (now := watch.clock()) - opened < window_ns:
             samples += watch.time(chunk, batch)[0]
-        window = {
+        span = {
             "start_s": round(offset + (opened - start) / 1e9, 3),
             "end_s": round(offset + (now - start) / 1e9, 3),
-            "calls": len(samples) * batch,
-            "p50_ns": round(warmup.median(samples) / batch),
         }
-        if len(samples) >= P95_SAMPLES and batch == 1:
-            window["p95_ns"] = sorted(samples)[len(samples) * 95 // 100]
-        told(window)
+        told(dict(span, **figures(samples, batch)))
         opened = now
     result = {"batch": batch, "timer": watch.kind, "version": loaded.version, "load_ns": current.load_ns}
     if source:

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from harness import Agent, write_fake_model
 
+from edgekit import stats
+from edgekit.agent import sustain
+
 
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[Agent]:
@@ -60,6 +63,15 @@ def test_a_tail_needs_sixty_samples(agent: Agent, tmp_path: Path, latency_ns: in
     events, _ = sustained(agent, tmp_path, {"latency_ns": latency_ns, "jitter": 0.0}, seconds=3)
     assert all(event["window"]["calls"] >= 60 for event in events) is tail
     assert all(("p95_ns" in event["window"]) is tail for event in events[:-1])
+
+
+def test_the_tail_of_a_window_at_the_edge_of_its_samples() -> None:
+    samples = list(range(1, 61))
+    assert sustain.figures(samples, 1) == {"calls": 60, "p50_ns": 31, "p95_ns": round(stats.percentile(samples, 0.95))}
+    assert "p95_ns" not in sustain.figures(samples[:59], 1)
+    assert "p95_ns" not in sustain.figures(samples, 2)
+    skewed = [1000] * 95 + [9000] * 5
+    assert sustain.figures(skewed, 1)["p95_ns"] == round(stats.percentile(skewed, 0.95)) == 1400
 
 
 def test_a_call_longer_than_a_window_is_a_window(agent: Agent, tmp_path: Path) -> None:

@@ -111,6 +111,14 @@ def test_estimate_is_the_law_with_its_error() -> None:
     assert found["error"] == 0.05
 
 
+@pytest.mark.parametrize(("error", "refused"), [(0.0, False), (0.999, False), (1.0, True), (-0.1, True)])
+def test_a_law_that_may_miss_by_all_of_it_estimates_nothing(error: float, refused: bool) -> None:
+    found = estimate.of(cell(), board(error=error))
+    assert found is not None
+    assert ("refused" in found) == refused
+    assert refused or 0 < found["low_ns"] <= found["latency_ns"] <= found["high_ns"]
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"runtime": "onnxruntime"}, {"threads": 1}, {"batch": 8}, {"precision": "fp16"}, {"precision": "int8_dynamic"}],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -39,8 +42,13 @@ def test_the_governor_counts_and_the_free_memory_does_not() -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["", "{", "[]", "{}", '{"relative": -1, "date": "", "device": "", "subject": "", "pairs": 1}']
-)
+    "damage",
+    [
+        "", "{", "[]", "{}",
+        *(json.dumps({**dataclasses.asdict(KNOWN), "relative": share}) for share in (-1, math.nan, math.inf)),
+        *(json.dumps({**dataclasses.asdict(KNOWN), "drift": share}) for share in (-1, math.nan, math.inf)),
+    ],
+)  # fmt: skip
 def test_a_damaged_entry_is_none(damage: str, cold_cache: Path) -> None:
     noise.keep("some-device", KNOWN)
     (place,) = (cold_cache / "noise").iterdir()

@@ -158,6 +158,70 @@ def test_times_are_those_of_the_quicker_half_and_shares_add_up() -> None:
     assert operators.share_outside(found) == shares[0]
 
 
+def counted(plain: int, total: list[int], name: str = "a") -> Json:
+    """An inference in instructions, without the profiler and with it, and its one operator."""
+    return {"plain": plain, "total": total, "operators": [{"name": name, "instructions": [7, 9, 8]}]}
+
+
+@pytest.mark.parametrize(("most", "shown"), [(1250, True), (1251, False)])
+def test_a_profiler_that_does_more_than_a_quarter_itself_has_no_counts(most: int, shown: bool) -> None:
+    answer = {**told({"name": "a", "ns": [50] * 3}, total=[100] * 3), "counted": counted(1000, [1100, 1200, most])}
+    found = operators.profiled(answer, {})
+    assert found.get("total_instructions") == (1200 if shown else None)
+    assert found["operators"][0].get("instructions") == (8 if shown else None)
+
+
+def test_counts_of_other_operators_than_those_timed_are_not_shown() -> None:
+    answer = {**told({"name": "a", "ns": [50]}, total=[100]), "counted": counted(1000, [1000], "b")}
+    assert "total_instructions" not in operators.profiled(answer, {})
+
+
+@pytest.mark.parametrize(("ns", "said"), [(75, []), (74, ["coarse-operators"])])
+def test_more_than_a_quarter_outside_any_operator_is_said(ns: int, said: list[str]) -> None:
+    assert measured(told({"name": "a", "ns": [ns]}, total=[100]))[1] == said
+
+
+def measured(answer: Json, **wanted: bool) -> tuple[Json, list[str]]:
+    """What operators.measure makes of an agent's answer: what it found, and the codes of the caveats."""
+    request = SimpleNamespace(**{"operators": True, "require_full_delegation": False, **wanted})
+    artifact = SimpleNamespace(path=Path("m.fake"), format="fake", inputs=())
+    subject: Any = SimpleNamespace(
+        request=request, device=SimpleNamespace(emulated=False), artifacts=SimpleNamespace(get=lambda *_: artifact)
+    )
+    live: Any = SimpleNamespace(call=lambda op, args, deadline_s: answer)
+    found: Json = {"launches": ({},), "warnings": ()}
+    operators.measure(subject, CELL, live, {}, found, lambda _: None)
+    return found, [one.code for one in found["warnings"]]
+
+
+@pytest.mark.parametrize(("runs", "seconds", "count"), [(2, 9.0, 2), (5, 9.0, 5), (9, 2.0, 3), (9, 3.5, 4)])
+def test_inferences_end_with_their_number_or_their_time_but_three_are_the_least(
+    runs: int, seconds: float, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes a second."""
+    now = [0.0]
+    monkeypatch.setattr(agent.time, "monotonic", lambda: now[0])
+    done = 0
+    for _ in agent.capped({"runs": runs, "max_seconds": seconds}):
+        now[0] += 1.0
+        done += 1
+    assert done == count
+
+
+def test_a_counted_device_profiles_with_the_options_that_it_was_counted_with(tmp_path: Path) -> None:
+    """ONNX Runtime's threads do not go round while they wait there."""
+    (tmp_path / "input").write_bytes(b"")
+    asked: list[Json] = []
+
+    def load(path: str, options: Json) -> Any:
+        asked.append(options)
+        return SimpleNamespace(inputs=[], run=lambda: None)
+
+    args = {"model": "m", "input": str(tmp_path / "input"), "warmup_calls": 0, "threads": 4, "counters": True}
+    agent.prepared(SimpleNamespace(load=load), args, True)
+    assert (asked[0]["counters"], asked[0]["threads"], asked[0]["profile"]) == (True, 4, True)
+
+
 def layer(place: int, kind: str, macs: int, output: tuple[int, ...] = (1, 4), delegate: str | None = None) -> Json:
     found: Json = {"place": place, "type": kind, "macs": macs, "output": list(output), "bytes": 8, "parameters": 1}
     return {**found, "delegate": delegate} if delegate else found

@@ -9,8 +9,9 @@ import pytest
 
 from edgekit import abtest, evidence, pairs, turns
 from edgekit.caveats import caveat
+from edgekit.errors import UserError
 from edgekit.pairs import ProcessPair, Shape
-from edgekit.types import Caveat, Json
+from edgekit.types import Caveat, Cell, Json
 
 VOID = caveat("throttled", what="frequency capped")
 
@@ -109,6 +110,16 @@ def test_a_difference_that_a_second_session_does_not_see_is_none(
     verdict, confirmed, why = abtest.judged(sessions_of(monkeypatch, 0.05, second), 0.03, 60)
     assert (verdict, confirmed) == ("inconclusive", False)
     assert why.startswith(f"one session said regression (1.051), other processes {says}")
+
+
+@pytest.mark.parametrize(("old", "new", "alike"), [(1, 1, True), (8, 8, True), (1, 8, False), (8, 1, False)])
+def test_calls_of_more_inputs_are_no_slower_model(old: int, new: int, alike: bool) -> None:
+    cells = [Cell("m", "tflite", "fp32", "tflite", "d", 1, (("batch", str(n)),) if n > 1 else ()) for n in (old, new)]
+    if alike:
+        abtest.check_calls(*cells)
+    else:
+        with pytest.raises(UserError, match=f"OLD takes {old} inputs in a call and NEW {new}"):
+            abtest.check_calls(*cells)
 
 
 def test_blocks_are_judged_by_the_evidence_of_all_of_them() -> None:

@@ -210,7 +210,7 @@ class Loaded:
         api.call("SetInterOpNumThreads", options, 1)
         if threads == 1 or not spinning:
             api.call("AddSessionConfigEntry", options, b"session.intra_op.allow_spinning", b"0")
-        prefix = "profile-%d" % os.getpid()
+        prefix = "profile-%d-" % os.getpid()  # no beginning of another process's
         if profile:
             api.call("EnableProfiling", options, prefix.encode())
         self.session = self.own("Session", api.make("CreateSession", environment, path.encode(), options))
