@@ -185,7 +185,7 @@ def ab(
     connection: Mapping[str, object] | None = None,
     wait: bool = False,
 ) -> abtest.Comparison:
-    """Measure two models by turns on one device until it is clear which is faster; see docs/measurement.md for the verdicts.
+    """Measure two models by turns on one device until it is clear which is faster; see docs/comparing.md for the verdicts.
 
     `old` and `new` are what `profile` takes as a model; `new` defaults to the same. `runtimes`, `precisions` and `threads` are
     one value for both or (old's, new's); the rest is as in `profile` and meant for both. `max_seconds` caps each of the at most
