@@ -6,7 +6,7 @@
     agent   -> {"id": 1, "event": {...}}                                    any number: progress, and the windows of `sustain`
     agent   -> {"id": 1, "ok": {...}}  or  {"id": 1, "error": {"kind": "...", "message": "..."}}
 
-`probe`, `predict` and `measure` each run in a fresh process on the device. One that was asked with `keep` stays, and the
+`probe`, `predict`, `measure`, `operators` and `sustain` each run in a fresh process on the device. One that was asked with `keep` stays, and the
 next request with `continue` goes to it: so the very process whose outputs were verified is the one that is timed.
 
 `lock` makes the agent that is asked the holder of the device's lock until it ends: {"held": true}, or after `wait_s`
@@ -19,7 +19,7 @@ from .lean_json import dumps, loads
 
 PROTOCOL = 1
 GREETING = "edgekit-agent"
-OPERATIONS = ("hello", "probe", "predict", "measure", "lock", "bye")
+OPERATIONS = ("hello", "probe", "predict", "measure", "operators", "sustain", "lock", "bye")
 
 # The order of the instruction counts in a reply; native/insn_counter.c says what falls into which class.
 INSTRUCTION_CLASSES = ("total", "load_store", "simd_load_store", "fp_fma", "int_mac", "simd_other", "branch", "alu")

@@ -20,6 +20,7 @@ from edgekit.agent import protocol
 
 TRANSCRIPTS = sorted((ROOT / "tests" / "golden").glob("*.transcript"))
 FAULTS = ("crash", "segfault", "exit", "hang", "print", "oom", "bad_model", "wrong")
+OPERATORS = [{"name": "Convolution", "delegate": "XNNPACK", "ns": 800_000}, {"name": "PAD", "place": 1, "ns": 100_000}]
 # Facts about the machine, and what a real clock or the kernel says: only their type is a matter of the protocol.
 VOLATILE = (
     "python", "system", "evidence", "elapsed_ns", "load_ns", "baseline_bytes", "load_peak_bytes", "loaded_bytes",
@@ -42,6 +43,7 @@ def play(lines: list[str], folder: Path) -> list[str]:
     """The transcript with the answers that the agent gives today."""
     (folder / "input").write_bytes(struct.pack("<20f", *range(20)))
     write_fake_model(folder / "good.fake")
+    write_fake_model(folder / "profiled.fake", operators=OPERATORS)
     for fault in FAULTS:
         write_fake_model(folder / f"{fault}.fake", fault=fault)
     played = []
