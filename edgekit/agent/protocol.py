@@ -6,8 +6,9 @@
     agent   -> {"id": 1, "event": {...}}                                    any number: progress, and the windows of `sustain`
     agent   -> {"id": 1, "ok": {...}}  or  {"id": 1, "error": {"kind": "...", "message": "..."}}
 
-`probe`, `predict`, `measure`, `operators` and `sustain` each run in a fresh process on the device. One that was asked with `keep` stays, and the
-next request with `continue` goes to it: so the very process whose outputs were verified is the one that is timed.
+`probe`, `predict`, `measure`, `operators` and `sustain` each run in a fresh process on the device. One that was asked with
+`keep` stays, and the next request with `continue` goes to it: so the very process whose outputs were verified is the one that
+is timed.
 
 `lock` makes the agent that is asked the holder of the device's lock until it ends: {"held": true}, or after `wait_s`
 {"held": false, "holder": {...}}. Asked again it says whether it still holds it.
