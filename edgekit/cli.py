@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from edgekit import __version__, cli_compare, cli_devices, cli_history, cli_profile, cli_report, errors
+from edgekit import __version__, cli_ci, cli_compare, cli_devices, cli_history, cli_profile, cli_report, errors
 from edgekit.arguments import EXIT_CODES, Parser, add_opening_options, add_source_options, pair, positive
 from edgekit.errors import EdgekitError, unknown
 from edgekit.terminal import bug, complain, explain, prepare_streams, print_json, print_table, silence
@@ -85,6 +85,7 @@ def build_parser() -> Parser:
     cli_compare.add_commands(command)
     cli_history.add_commands(command)
     cli_report.add_commands(command)
+    cli_ci.add_commands(command)
     convert = command("convert", "convert a model and write the file", CONVERT_HELP, run_convert)
     convert.add_argument("model", metavar="MODEL", help="as for profile")
     convert.add_argument("--to", required=True, metavar="FORMAT", help="tflite, onnx, executorch, torchscript ...")

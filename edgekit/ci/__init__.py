@@ -1,0 +1,217 @@
+"""Recipes for CI: what to measure, on which device and against which policy, as files of GitHub, GitLab and pre-commit.
+
+Text only: nothing is measured here, and nothing is written over.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit import __version__, baseline, config, doctor, policy, sources
+from edgekit.cache import disk_errors, is_file
+from edgekit.errors import UserError, unknown
+from edgekit.types import Device
+
+TEMPLATES = Path(__file__).parent / "templates"
+MODEL = "digits_cnn"
+PUBLISHED = f"edgekit[all]=={__version__}"
+PRESENT = ("apt", "dpkg")  # in every image of Debian
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Where a recipe is written, the device it measures on where none is named, and what to do when the file is there already."""
+
+    target: str
+    device: str
+    elsewhere: str
+    folder: str = ".edgekit"
+
+
+KINDS: Mapping[str, Kind] = {
+    "github": Kind(".github/workflows/edgekit.yml", "pi4", "put it into another file of .github/workflows"),
+    "github-android": Kind(
+        ".github/workflows/edgekit-android.yml",
+        "android-emulator",
+        "put it into another file of .github/workflows",
+        ".edgekit/android",
+    ),
+    "gitlab": Kind(".gitlab-ci.yml", "pi4", "put it into a file beside it, and add: include: {local: THAT_FILE}"),
+    "pre-commit": Kind(".pre-commit-config.yaml", "pi4", "add its `- repo:` to the list there"),
+}
+
+
+class Template(string.Template):
+    """A recipe with @@{name} to fill in: "$" and "{{" mean something to the shell and to GitHub."""
+
+    delimiter = "@@"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a recipe measures, and what it holds that against. Paths are relative to `root`, the root of the repository.
+
+    `model` and `device` as for `edgekit profile`; `install` is what pip is told to install (default: installed()).
+    """
+
+    kind: str
+    model: str = MODEL
+    device: str | None = None
+    runtimes: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()
+    policy: str | None = None
+    baseline: str | None = None
+    install: str | None = None
+    root: Path = Path()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe as text, the policy that goes with it, and the commands that it consists of, for a shell."""
+
+    target: str
+    text: str
+    policy: str
+    policy_text: str
+    baseline: str
+    profile: str
+    gate: str
+
+
+def make(asked: Asked) -> Recipe:
+    """The recipe that was asked for. Raises UserError for an unknown kind, model or device, for a file outside the repository,
+    and for a name that no recipe can hold."""
+    if asked.kind not in KINDS:
+        raise unknown("recipe", asked.kind, KINDS)
+    kind = KINDS[asked.kind]
+    model = model_of(asked)
+    device_name = asked.device or kind.device
+    device_name = inside(asked.root, device_name, "device profile") if device_name.endswith(".toml") else device_name
+    device = config.device(str(asked.root / device_name) if device_name.endswith(".toml") else device_name)
+    limits = inside(asked.root, asked.policy or f"{kind.folder}/policy.toml", "policy", new=True)
+    saved = inside(asked.root, asked.baseline or f"{kind.folder}/baseline.json", "baseline", new=True)
+    profile = ["edgekit", "profile", model, "--device", device_name]
+    profile += ["--metric", "instructions"] if device.counted else []
+    profile += ["--runtime", ",".join(asked.runtimes)] if asked.runtimes else []
+    profile += ["--precision", ",".join(asked.precisions)] if asked.precisions else []
+    gate = ["edgekit", "gate", "last", "--policy", limits, "--baseline", saved]
+    said = [*profile, *gate, asked.install or ""]
+    wrong = next((word for word in said if "${{" in word or not word.isprintable()), None)
+    if wrong is not None:
+        raise UserError(f"a recipe cannot hold the name {wrong!r}", "rename it")
+    file = file_of(model)
+    words = {"profile": shlex.join(profile), "gate": shlex.join(gate)}
+    values = {
+        **words,
+        "model_comment": model,
+        "device_comment": device_name,
+        "policy_comment": limits,
+        "baseline_comment": saved,
+        "baseline": shlex.quote(saved),
+        "packages": " ".join(packages(device)),
+        "install": shlex.quote(asked.install or installed(asked.root)),
+        "version": __version__,
+        "model_hash": json.dumps(f"${{{{ hashFiles({quoted(file)}) }}}}", ensure_ascii=False)[1:-1] if file else model,
+        "hook": "",
+        "files": "",
+    }
+    if asked.kind == "pre-commit":
+        if not file:
+            raise UserError(
+                f"the hook runs when the file of a model changes, and {model} comes with edgekit",
+                "name a file of the repository: --model net.py",
+            )
+        both = f"{words['profile']} --quiet && {words['gate']}"
+        values |= {"hook": json.dumps(shlex.join(["bash", "-c", both]), ensure_ascii=False)}
+        values |= {"files": json.dumps(f"^{re.escape(file)}(/|$)", ensure_ascii=False)}
+    elif asked.kind == "gitlab" and not asked.install and installed(asked.root) == PUBLISHED:
+        values["install"] = '"edgekit[all]==$EDGEKIT_VERSION"'
+    text = Template(read(f"{asked.kind}.yml")).substitute(values)
+    policy_text = read("counted.toml" if device.counted else "uncounted.toml")
+    return Recipe(kind.target, text, limits, policy_text, saved, **words)
+
+
+def write(recipe: Recipe, root: Path, force: bool) -> list[str]:
+    """Write the recipe and, where there is none, the policy; what was written, as paths relative to the root.
+
+    Raises UserError when the recipe is there and not `force`, and when the policy that is there cannot be read.
+    """
+    target, limits = root / recipe.target, root / recipe.policy
+    if target.exists() and not force:
+        (kind,) = {kind.elsewhere for kind in KINDS.values() if kind.target == recipe.target}
+        raise UserError(
+            f"{recipe.target} is there already",
+            f"--stdout prints the recipe instead: {kind}\n--force writes it over what is there",
+        )
+    written = [] if limits.exists() else [recipe.policy]
+    if limits.exists():
+        policy.read(limits)
+    for path in (target, limits.parent / limits.name, root / recipe.baseline):
+        with disk_errors(str(path.parent)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+    if written:
+        baseline.write(limits, "the policy", recipe.policy_text)
+    baseline.write(target, "the recipe", recipe.text)
+    return [recipe.target, *written]
+
+
+def model_of(asked: Asked) -> str:
+    """The model as the recipe names it: one that comes with edgekit, or a file of the repository. Raises UserError."""
+    if asked.model in sources.names():
+        return asked.model
+    path, entry = parts(asked.model)
+    if "/" not in path and not Path(path).suffix and not (asked.root / path).exists():
+        raise unknown("model", asked.model, sources.names())
+    return inside(asked.root, path, "model") + entry
+
+
+def parts(model: str) -> tuple[str, str]:
+    """The path of a model, and ":factory" or ""."""
+    factory = re.fullmatch(r"(.+\.py)(:[A-Za-z_]\w*)", model)
+    return (factory[1], factory[2]) if factory else (model, "")
+
+
+def file_of(model: str) -> str:
+    """The file or folder that a model is in, relative to the root; "" for one that comes with edgekit."""
+    return "" if model in sources.names() else parts(model)[0]
+
+
+def inside(root: Path, name: str, what: str, new: bool = False) -> str:
+    """A path as the root of the repository sees it. Raises UserError when it lies outside, or is not there and not `new`."""
+    top = root.absolute().resolve()
+    path = (top / name).resolve()
+    if not path.is_relative_to(top) or path == top:
+        raise UserError(f"the {what} {name} lies outside of this repository", "CI has only what is committed")
+    if not new and not (path.is_dir() or is_file(path)):
+        raise UserError(f"there is no {what} {name}")
+    return path.relative_to(top).as_posix()
+
+
+def installed(root: Path) -> str:
+    """What pip installs where nobody says it: this checkout of edgekit when it lies in the repository, else this version."""
+    checkout = Path(__file__).resolve().parents[2]
+    if (checkout / "pyproject.toml").is_file() and checkout.is_relative_to(root.resolve()):
+        return f"./{checkout.relative_to(root.resolve()).as_posix()}[all]"
+    return PUBLISHED
+
+
+def packages(device: Device) -> list[str]:
+    """The Debian packages of the programs that edgekit calls for a device."""
+    found = {package for package, _, needed in doctor.PROGRAMS.values() if needed(device)}
+    return sorted(found - set(PRESENT))
+
+
+def quoted(text: str) -> str:
+    """A string in an expression of GitHub."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def read(name: str) -> str:
+    """A template."""
+    return (TEMPLATES / name).read_text("utf-8")
