@@ -17,7 +17,6 @@ from edgekit.limits import Limit, Status
 from edgekit.types import Json, to_json
 
 TOLD = ("p50", "p95", "estimate", "peak", "size", "accuracy", "instructions")
-BETTER = ("time", "peak", "size", "accuracy")
 NOTHING = "no cell keeps the whole budget"
 UNSURE = "no cell surely keeps the whole budget"
 WORTH = 0.03  # a relaxed limit that buys less of a figure than this buys nothing
@@ -56,7 +55,11 @@ class Choice:
         """Whether its figures keep every limit, though the intervals of some reach beyond it."""
         return all(
             reason.status == "pass"
-            or (reason.figure is not None and reason.limit.judge(Figure.exact(reason.figure.value)) == "pass")
+            or (
+                reason.status == "inconclusive"
+                and reason.figure is not None
+                and reason.limit.judge(Figure.exact(reason.figure.value)) == "pass"
+            )
             for reason in self.reasons
         )
 
@@ -166,14 +169,22 @@ def time_of(cell: Json) -> Figure | None:
     return figures.of(cell, "p50") or figures.of(cell, "estimate")
 
 
-def accuracy_of(cell: Json) -> float:
-    """How good a cell is, more is better; its agreement with the float model where nothing else is known, and 0 without that."""
-    found = figures.of(cell, "accuracy")
-    if found:
-        known = METRICS.get(cell["accuracy"]["metric"], METRICS["accuracy"])
-        return -found.value if known.lower else found.value
-    agreement = figures.of(cell, "agreement")
-    return agreement.value if agreement else 0.0
+def judged_by(cells: Sequence[Json]) -> str | None:
+    """The metric by which all of the cells can be told apart: that of their accuracy, else their agreement with the float model.
+
+    None where not all have one and the same. Of a metric of the user's own nobody knows whether more of it is better.
+    """
+    metrics = {cell["accuracy"]["metric"] if figures.of(cell, "accuracy") else None for cell in cells}
+    if len(metrics) == 1 and (name := metrics.pop()) in METRICS:
+        return name
+    return "agreement" if cells and all(figures.of(cell, "agreement") for cell in cells) else None
+
+
+def goodness(cell: Json, metric: str) -> float:
+    """How good a cell is by that metric, more is better."""
+    found = figures.of(cell, metric)
+    assert found is not None
+    return -found.value if METRICS[metric].lower else found.value
 
 
 def best(fits: Sequence[Choice]) -> tuple[Choice | None, str]:
@@ -184,21 +195,25 @@ def best(fits: Sequence[Choice]) -> tuple[Choice | None, str]:
     timed = {choice.id: found for choice in fits if (found := time_of(choice.cell))}
     peaks = {choice.id: found.value for choice in fits if (found := figures.of(choice.cell, "peak"))}
 
-    def rank(choice: Choice) -> tuple[float, float, str]:
-        return (-accuracy_of(choice.cell), peaks.get(choice.id, float("inf")), choice.id)
+    def first(some: Sequence[Choice]) -> tuple[Choice, str]:
+        metric = judged_by([choice.cell for choice in some])
+
+        def rank(choice: Choice) -> tuple[float, float, str]:
+            return (-goodness(choice.cell, metric) if metric else 0.0, peaks.get(choice.id, float("inf")), choice.id)
+
+        told = "" if metric is None else f"the best by {metric}, then "
+        return min(some, key=rank), f"{told}the one with the least memory"
 
     if not timed:
-        return min(fits, key=rank), "no time is known, so it is the most accurate, then the one with the least memory"
+        pick, told = first(fits)
+        return pick, f"no time is known, so it is {told}"
     fastest = min(timed.values(), key=lambda figure: figure.value)
     near = [choice for choice in fits if choice.id in timed and not timed[choice.id].apart(fastest)]
-    pick = min(near, key=rank)
+    pick, told = first(near)
     kind = "" if figures.of(pick.cell, "p50") else " by the estimate"
     if len(near) == 1:
         return pick, f"the fastest{kind} of {len(fits)}" if len(fits) > 1 else "the only one"
-    return (
-        pick,
-        f"{len(near)} of {len(fits)} are about as fast{kind}: of these the most accurate, then the one with the least memory",
-    )
+    return pick, f"{len(near)} of {len(fits)} are about as fast{kind}: of these {told}"
 
 
 def relax(limit: Limit, choices: Sequence[Choice], pick: Choice | None) -> Relaxed | None:
@@ -214,17 +229,16 @@ def relax(limit: Limit, choices: Sequence[Choice], pick: Choice | None) -> Relax
 
 def better(cell: Json, than: Json) -> list[str]:
     """By which figures a cell is better than another, each in words."""
+    time = "p50" if figures.of(cell, "p50") else "estimate"
     found = []
-    for name in BETTER:
-        ours, theirs = (time_of(one) if name == "time" else figures.of(one, name) for one in (cell, than))
-        if ours is None or theirs is None:
+    for name in (time, "peak", "size", judged_by([cell, than])):
+        ours, theirs = (figures.of(one, name) if name else None for one in (cell, than))
+        if name is None or ours is None or theirs is None:
             continue
-        if name == "accuracy":
-            metric = cell["accuracy"]["metric"]
-            worth = accuracy_of(cell) > accuracy_of(than)
+        if name in figures.ON_SAME_INPUTS:
+            worth = goodness(cell, name) > goodness(than, name)
         else:
-            metric = name if name != "time" else "p50" if figures.of(cell, "p50") else "estimate"
-            worth = ours.value < (1 - WORTH) * theirs.value and (name != "time" or ours.apart(theirs) or not ours.known)
+            worth = ours.value < (1 - WORTH) * theirs.value and ours.apart(theirs)
         if worth:
-            found.append(f"{metric} {figures.show(metric, ours.value)} instead of {figures.show(metric, theirs.value)}")
+            found.append(f"{name} {figures.show(name, ours.value)} instead of {figures.show(name, theirs.value)}")
     return found

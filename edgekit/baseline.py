@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from edgekit import figures, gate, stats, store
@@ -24,6 +24,15 @@ CELL = (
 HELD_OUT = ("x", "y")  # of the data; calibration makes another artifact, which is no reason not to compare
 SYSTEM = ("machine", "model", "cpu", "cores")
 WARM_UP = ("warmup_calls", "warmup_s")
+# What of a cell decides what its figures mean.
+MEANING: Mapping[str, Callable[[Json], object]] = {
+    "inputs judged on": lambda cell: cell.get("accuracy", {}).get("total"),
+    "metric": lambda cell: cell.get("accuracy", {}).get("metric"),
+    "what memory is": lambda cell: cell.get("memory", {}).get("method"),
+    "seconds of the sustained run": lambda cell: cell.get("sustained", {}).get("asked_s"),
+    "what tells the energy": lambda cell: cell.get("energy", {}).get("method", "").partition(" (")[0] or None,
+    "governor": lambda cell: cell.get("governor"),
+}
 
 
 def read(name: str, output: Path) -> Json:
@@ -53,18 +62,29 @@ def read(name: str, output: Path) -> Json:
 def whole(form: Json, name: str) -> Json:
     """A report from a file, each cell of which has its keys, and figures that are numbers. Raises UserError."""
     try:
-        gate.profile(form["device"])
         list(differences(form, form))
+        unmeasured(form)
+        numbers = [form["noise"]["relative"]] if form.get("noise") else []
         for cell in form["cells"]:
-            bare = {key: cell[key] for key in ("id", "model", "precision", "runtime", "threads", "status")}
-            found = [figures.of(cell, metric) for metric in figures.METRICS]
-            each = [value for metric in figures.PER_LAUNCH for value in figures.launches_of(cell, metric)]
-            numbers = [end for figure in found if figure for end in (figure.value, figure.low, figure.high)] + each
-            if None in bare.values() or not all(isinstance(number, (int, float)) for number in numbers):
-                raise TypeError("a figure is not a number")
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{name} is damaged: {error}", "write it anew: edgekit gate RUN --save FILE") from error
+            found = {metric: figures.of(cell, metric) for metric in figures.METRICS}
+            for metric, figure in found.items():
+                numbers += [figure.value, figure.low, figure.high] if figure else []
+                if figure is None:
+                    figures.why_not(cell, metric)
+                elif figure.low > figure.high:
+                    raise ValueError(f"the interval of {metric} ends before it begins")
+            numbers += [value for metric in figures.PER_LAUNCH for value in figures.launches_of(cell, metric)]
+        if not all(map(gate.is_number, numbers)):
+            raise ValueError("a figure is not a number")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise gate.damaged(name, error) from error
     return form
+
+
+def unmeasured(form: Json) -> list[str]:
+    """The ids of the cells that a run was to have and has not: it ended early, or goes on. A saved baseline does not tell."""
+    measured = {str(cell["id"]) for cell in form["cells"]}
+    return [str(planned) for planned in form.get("plan", {}).get("cells", ()) if str(planned) not in measured]
 
 
 def save(form: Json, path: Path) -> None:
@@ -106,25 +126,28 @@ def check_alike(before: Json, after: Json) -> None:
 def differences(before: Json, after: Json) -> Iterator[tuple[str, object, object]]:
     """What differs besides gate.differences(), as (key, before, after); what one of them does not tell is no difference."""
     pairs: dict[str, tuple[object, object]] = {"the agent's protocol": (before.get("protocol"), after.get("protocol"))}
-    data = [hashes if isinstance(hashes := one.get("data", {}).get("sha256"), dict) else {} for one in (before, after)]
-    pairs |= {f"data.{key}": (short(data[0].get(key)), short(data[1].get(key))) for key in HELD_OUT}
-    totals = [{cell["accuracy"].get("total") for cell in one["cells"] if "accuracy" in cell} for one in (before, after)]
-    if all(len(total) == 1 for total in totals):
-        pairs["inputs judged on"] = (*totals[0], *totals[1])
+    hashes = [one.get("data", {}).get("sha256") for one in (before, after)]
+    data = [found if isinstance(found, dict) else {"all": found} for found in hashes]
+    pairs |= {f"data.{key}": (short(data[0].get(key)), short(data[1].get(key))) for key in (*HELD_OUT, "all")}
     judged = [one.get("judged_by", {}) for one in (before, after)]
     pairs |= {key: (judged[0].get(key), judged[1].get(key)) for key in ("metric", "reference")}
-    measured = [{cell["accuracy"]["metric"] for cell in one["cells"] if "accuracy" in cell} for one in (before, after)]
-    if all(measured) and pairs["metric"][0] == pairs["metric"][1]:
-        pairs["metric"] = tuple(", ".join(sorted(names)) for names in measured)  # type: ignore[assignment]
     efforts = [one.get("plan", {}).get("effort", {}) for one in (before, after)]
     pairs |= {f"plan.effort.{key}": (efforts[0].get(key), efforts[1].get(key)) for key in WARM_UP}
     systems = [system_of(one) for one in (before, after)]
     pairs |= {f"system.{key}": (value, systems[1].get(key)) for key, value in systems[0].items()}
-    governors = [{cell["governor"] for cell in one["cells"] if "governor" in cell} for one in (before, after)]
-    if all(governors):
-        pairs["governor"] = tuple(", ".join(sorted(names)) for names in governors)  # type: ignore[assignment]
-    for what, (was, has) in pairs.items():
-        if was is not None and has is not None and was != has:
+    cells = [{gate.key_of(cell): cell for cell in one["cells"]} for one in (before, after)]
+    alike = [(cells[0][key], cells[1][key]) for key in cells[0] if key in cells[1]]
+    plans = [one.get("plan", {}) for one in (before, after)]
+    if any("fidelity" in cell and "accuracy" not in cell for cell, _ in alike) and all(
+        "effort" in one for one in plans
+    ):
+        pairs["plan.samples"] = (plans[0].get("samples") or "all", plans[1].get("samples") or "all")
+    differing = [(what, *pair) for what, pair in pairs.items()]
+    differing += [(what, tell(one), tell(other)) for what, tell in MEANING.items() for one, other in alike]
+    named: set[str] = set()
+    for what, was, has in differing:
+        if was is not None and has is not None and was != has and what not in named:
+            named.add(what)
             yield what, was, has
 
 
@@ -143,6 +166,8 @@ def short(sha256: str | None) -> str | None:
 def notes(before: Json, after: Json) -> Iterator[str]:
     """What differs and decides nothing, each a sentence."""
     names = [", ".join(dict.fromkeys(cell["model"] for cell in one["cells"])) for one in (before, after)]
+    if before["run"] == after["run"]:
+        yield f"{after['run']} is held against itself"
     if names[0] != names[1]:
         yield f"another model: {names[0]} in {before['run']}, {names[1]} in {after['run']}"
     versions = [one.get("edgekit") for one in (before, after)]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgekit.advice import Advice
     from edgekit.comparison import Compared
     from edgekit.figures import Figure
-    from edgekit.judge import Judged
+    from edgekit.judge import Judged, Row
 
 POLICY = "policy.toml"
 COMPARE_HELP = """\
@@ -80,6 +80,8 @@ def run_gate(args: argparse.Namespace) -> int:
             print(f"baseline: {args.save}, the figures of {form['run']}")
         else:
             write_policy(Path(args.policy or POLICY), policy.written(form))
+        if lacking := baseline.unmeasured(form):
+            complain(f"{form['run']} ended early or goes on, and says nothing of {', '.join(lacking)}")
         return errors.EXIT_OK
     if args.limit is not None:
         raise UserError("--limit is for instruction counts without a policy", 'write instructions = "<= +1%" into it')
@@ -112,26 +114,31 @@ def show_judged(found: Judged) -> None:
     print_table(("", "cell", "metric", "figure", "limit"), rows)
     for row in found.rows:
         if row.status != "pass":
-            print(f"{found.counts_as(row).upper()}: {row.id}: {row.limit.metric}: {row.why}{doubt(row.status)}")
+            print(f"{found.counts_as(row).upper()}: {row.id}: {row.limit.metric}: {row.why}{doubt(row)}")
     for note in found.notes:
         print(f"note: {note}")
     held = f"{found.run} against {found.baseline}" if found.baseline else found.run
-    failed = len(found.failed)
+    failed, judged = len(found.failed), sum(row.status != "skip" for row in found.rows)
+    skipped = f", {len(found.rows) - judged} skipped" if judged < len(found.rows) else ""
     print(
-        f"FAILED: {failed} of {len(found.rows)} limits; {held}"
+        f"FAILED: {failed} of {judged} limits{skipped}; {held}"
         if failed
-        else f"passed: {len(found.rows)} limits; {held}"
+        else f"passed: {judged} limits{skipped}; {held}"
     )
-    open_ = sum(row.status == "inconclusive" for row in found.rows)
-    if open_:
-        complain(
-            f"{open_} of {len(found.rows)} limits are inconclusive, which the policy lets count as '{found.policy.inconclusive}'"
-        )
+    for status, word, what in (
+        ("inconclusive", found.policy.inconclusive, "are inconclusive"),
+        ("missing", found.policy.missing, "have no figure"),
+    ):
+        count = sum(row.status == status for row in found.rows)
+        if count:
+            complain(f"{count} of {judged} limits {what}, which the policy lets count as '{word}'")
 
 
-def doubt(status: str) -> str:
-    """How a row that may be either is marked."""
-    return " (inconclusive)" if status == "inconclusive" else ""
+def doubt(row: Row) -> str:
+    """How a row is marked that may be either, or has no figure, with its limit."""
+    if row.status == "missing":
+        return f", the limit is {row.limit.text} (no figure)"
+    return " (inconclusive)" if row.status == "inconclusive" else ""
 
 
 def run_compare(args: argparse.Namespace) -> int:

@@ -94,6 +94,15 @@ def compare(base: str, new: str, output: Path = Path("results")) -> Compared:
         raise UserError(f"{before['run']} and {after['run']} share no figure", f"gone: {', '.join(gone) or 'nothing'}")
     fresh = [str(c["id"]) for c in after["cells"] if c["status"] == "ok" and gate.key_of(c) not in there]
     said = [note for note in baseline.notes(before, after) if not note.startswith("not in ")]
+    for one in (before, after):
+        lacking = baseline.unmeasured(one)
+        said += [f"{one['run']} ended early or goes on, and says nothing of {', '.join(lacking)}"] if lacking else []
+    known_before = {gate.key_of(cell) for cell in before["cells"]}
+    said += [
+        f"{cell['id']} is not in {before['run']}, and {figures.why_not(cell, 'p50')}"
+        for cell in after["cells"]
+        if cell["status"] == "failed" and gate.key_of(cell) not in known_before
+    ]
     if any(row.metric == "p50" for row in rows):
         said.append(
             "the two were measured one after the other: edgekit ab measures by turns, and finds smaller differences"

@@ -27,7 +27,10 @@ EMULATED = "its latency is the emulator's, not the board's"
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure and its 95 % interval; without one, low and high are the figure itself and `known` is False."""
+    """A figure and its 95 % interval; without one, low and high are the figure itself and `known` is False.
+
+    Of a ratio or a difference `known` is False too where only one of the two has an interval: its ends are then that one's.
+    """
 
     value: float
     low: float
@@ -202,20 +205,24 @@ def launches_of(cell: Json, name: str) -> list[float]:
 
 
 def ratio_of(base: Json, new: Json, name: str) -> Figure | None:
-    """NEW / BASE of two cells' figures, None where one has none or BASE's is not above 0.
+    """NEW / BASE of two cells' figures, None where one has none or BASE's is not surely above 0; 1 where both are exactly 0.
 
     Times that are known launch by launch: between(). What was judged on the same inputs: the figures as they are, because what
-    chance there was in the inputs is the same in both. Else between the furthest ends of the two intervals.
+    chance there was in the inputs is the same in both. Else between the furthest ends of the intervals that there are.
     """
     was, has = of(base, name), of(new, name)
-    if was is None or has is None or was.value <= 0:
+    if was is None or has is None:
+        return None
+    if was.value == has.value == 0 and not (was.known or has.known):
+        return Figure.exact(1.0)
+    if name in ON_SAME_INPUTS and was.value > 0:
+        return Figure.exact(round(has.value / was.value, 12))
+    if was.low <= 0 or was.value <= 0:
         return None
     found = between(launches_of(base, name), launches_of(new, name))
     if found is not None:
         return Figure(has.value / was.value, *found)
-    if name in ON_SAME_INPUTS or was.low <= 0 or not (was.known and has.known):
-        return Figure.exact(has.value / was.value)
-    return Figure(has.value / was.value, has.low / was.high, has.high / was.low)
+    return Figure(has.value / was.value, has.low / was.high, has.high / was.low, was.known and has.known)
 
 
 def difference_of(base: Json, new: Json, name: str) -> Figure | None:
@@ -223,9 +230,9 @@ def difference_of(base: Json, new: Json, name: str) -> Figure | None:
     was, has = of(base, name), of(new, name)
     if was is None or has is None:
         return None
-    if name in ON_SAME_INPUTS or not (was.known and has.known):
+    if name in ON_SAME_INPUTS:
         return Figure.exact(round(has.value - was.value, 12))  # 189/200 - 190/200 is -0.005
-    return Figure(has.value - was.value, has.low - was.high, has.high - was.low)
+    return Figure(has.value - was.value, has.low - was.high, has.high - was.low, was.known and has.known)
 
 
 def between(base: Sequence[float], new: Sequence[float], level: float = stats.LEVEL) -> tuple[float, float] | None:

@@ -13,6 +13,7 @@ from edgekit.types import Json
 SLOWER = 1.05  # a smaller difference is the noise of many machines
 SURE = 0.05  # of the test that two models are right on equally many inputs
 DYNAMIC = "int8_dynamic"
+ONE_LAUNCH = 1.10  # what is told of cells of one launch, which have no interval: another may differ by some percent
 PAYS = 1.10  # a further thread that buys less is better left to others
 FALLEN_BACK = ("partial-delegation", "no-delegate", "fallen-back", "slow-kernels")  # caveats.py
 
@@ -35,7 +36,7 @@ def findings(cells: Sequence[Json]) -> list[Finding]:
 
 def options(cell: Json) -> list[str]:
     """What stands behind the device in an id besides the threads."""
-    return [part for part in str(cell["id"]).partition("@")[2].split("+")[1:] if not part.startswith("threads=")]
+    return [part for part in str(cell["id"]).rpartition("@")[2].split("+")[1:] if not part.startswith("threads=")]
 
 
 def quantized(cells: Sequence[Json]) -> Iterator[Finding]:
@@ -80,15 +81,20 @@ def less_accurate(cell: Json, sibling: Json) -> Finding | None:
 
 
 def surely(ours: figures.Figure, theirs: figures.Figure) -> bool:
-    """Whether the intervals leave no doubt which is slower; of one launch there are none, and the figures decide."""
-    return ours.apart(theirs) if ours.known and theirs.known else True
+    """Whether the intervals leave no doubt which is slower; of one launch there are none, and it takes more than ONE_LAUNCH."""
+    return ours.apart(theirs) and (with_intervals(ours, theirs) or ours.value > ONE_LAUNCH * theirs.value)
+
+
+def with_intervals(*found: figures.Figure) -> bool:
+    """Whether all have an interval."""
+    return all(figure.known for figure in found)
 
 
 def fallen_back(cells: Sequence[Json]) -> Iterator[Finding]:
     """Delegates that did not take everything, by the caveats of the cell; the figure is the share of the operators they took."""
     for cell in cells:
         share = cell.get("artifact", {}).get("details", {}).get("delegated_share")
-        for warning in cell["warnings"]:
+        for warning in cell.get("warnings", ()):  # a saved baseline has none
             if warning["code"] in FALLEN_BACK:
                 said = f"{cell['runtime']} {cell['precision']}: {warning['message']}"
                 yield Finding("fell-back", cell["id"], said, 0.0 if warning["code"] == "no-delegate" else share)
@@ -106,7 +112,7 @@ def threads(cells: Sequence[Json]) -> Iterator[Finding]:
             before, after = figures.of(fewer, "p50"), figures.of(more, "p50")
             assert before and after
             gain = before.value / after.value
-            if gain < PAYS and before.high / after.low < PAYS:
+            if before.high / after.low < (PAYS if with_intervals(before, after) else PAYS / ONE_LAUNCH) and gain < PAYS:
                 times = f"{duration(after.value)} with {more['threads']} threads, {duration(before.value)} with {fewer['threads']}"
                 change = percent(abs(1 - after.value / before.value)) + (" faster" if gain > 1 else " slower")
                 said = f"{more['runtime']} {more['precision']}: {times}, {change}"

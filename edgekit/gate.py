@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,37 @@ def read(name: str, output: Path) -> Json:
         raise UserError(f"{name} is not the report of a run", hint)
     if found["schema"] != store.SCHEMA:
         raise UserError(f"{name} has schema {found['schema']}, this edgekit reads {store.SCHEMA}", "make it anew")
+    try:
+        check_whole(found)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise damaged(name, error) from error
     return dict(found)
+
+
+def damaged(name: str, error: Exception) -> UserError:
+    """What is said of a file in which something is not as a report has it."""
+    what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+    return UserError(f"{name} is damaged: {what}", "write it anew: edgekit gate RUN --save FILE")
+
+
+def check_whole(form: Json) -> None:
+    """A report from a file has what the gate takes from it, each cell once. Raises what reading it would raise."""
+    profile(form["device"])
+    keys = [key_of(cell) for cell in form["cells"]]
+    if len(set(keys)) < len(keys):
+        raise ValueError("a cell is there twice")
+    for cell in form["cells"]:
+        if None in [cell[key] for key in ("id", "model", "precision", "runtime", "threads", "status")]:
+            raise ValueError("a cell lacks its name")
+        reason_of(cell)
+        total = (cell.get("instructions") or {"total": 0})["total"]
+        if not is_number(total) or total < 0:
+            raise ValueError(f"{total!r} is no count")
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a finite number; JSON as Python reads it has NaN and Infinity, and true is no number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_alike(after: Json, before: Json) -> None:
@@ -142,7 +173,12 @@ def profile(device: Json) -> Json:
 
 def key_of(cell: Json) -> tuple[object, ...]:
     """What a cell is matched by; its options stand behind the "+" of its id."""
-    return (cell["precision"], cell["runtime"], *str(cell["id"]).partition("@")[2].split("+")[1:])
+    return (cell["precision"], cell["runtime"], *str(cell["id"]).rpartition("@")[2].split("+")[1:])
+
+
+def reason_of(cell: Json) -> str:
+    """Why a cell that is not ok has no figures."""
+    return f"{cell['status']}: {(cell.get('error') or {}).get('message', 'no reason is known')}"
 
 
 def total_of(cell: Json | None) -> int | None:
@@ -157,12 +193,13 @@ def row_of(cell: Json, baseline: int, now: Json | None, limit: float) -> Row:
     if now is None:
         why = "it is not in the new run"
     elif now["status"] != "ok":
-        why = f"{now['status']}: {(now.get('error') or {}).get('message', 'no reason is known')}"
+        why = reason_of(now)
     elif total is None:
         why = "it has no instruction counts now"
     else:
         over = total - baseline > limit * baseline
-        why = f"{100 * (total / baseline - 1):+.2f} %, the limit is {100 * limit:+g} %" if over else ""
+        change = f"{100 * (total / baseline - 1):+.2f} %" if baseline else f"{total:,} instead of none"
+        why = f"{change}, the limit is {100 * limit:+g} %" if over else ""
     return Row(str(cell["id"]), baseline, total, limit, why)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from edgekit import baseline, figures, gate, limits
 from edgekit.errors import UserError
@@ -14,15 +16,21 @@ from edgekit.limits import Limit, Status
 from edgekit.policy import Policy
 from edgekit.types import Json, to_json
 
+Verdict = Status | Literal["missing", "skip"]
+NAMED = 8  # cells that a message tells
+
 
 @dataclass(frozen=True)
 class Row:
     """One limit on one cell. `figure` is what was judged (for a limit against the baseline: the ratio or the difference), `now` and
-    `was` the figures themselves; None where there is none. `why` says what is wrong, without the cell and the metric."""
+    `was` the figures themselves; None where there is none. `why` says what is wrong, without the cell and the metric.
+
+    Besides what Limit.judge() says: "missing" where there is no figure, "skip" of a cell that the device or runtime cannot do.
+    """
 
     id: str
     limit: Limit
-    status: Status
+    status: Verdict
     figure: Figure | None
     now: Figure | None
     was: Figure | None
@@ -39,7 +47,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Judged:
-    """All limits on all cells, and what the whole comes to: "warn" where only the policy lets an inconclusive limit pass."""
+    """All limits on all cells, and what the whole comes to: "warn" where only the policy lets it pass."""
 
     run: str
     baseline: str | None
@@ -53,8 +61,9 @@ class Judged:
         return [row for row in self.rows if self.counts_as(row) == "fail"]
 
     def counts_as(self, row: Row) -> str:
-        """pass, warn or fail: what the policy makes of a row."""
-        return self.policy.inconclusive if row.status == "inconclusive" else row.status
+        """pass, warn, fail or skip: what the policy makes of a row."""
+        words = {"inconclusive": self.policy.inconclusive, "missing": self.policy.missing}
+        return words.get(row.status, row.status)
 
     @property
     def status(self) -> str:
@@ -66,12 +75,14 @@ class Judged:
         """The machine form."""
         return {
             "status": self.status, "run": self.run, "baseline": self.baseline, "inconclusive": self.policy.inconclusive,
-            "cells": [row.to_json() for row in self.rows], "notes": self.notes,
+            "missing": self.policy.missing, "cells": [row.to_json() for row in self.rows], "notes": self.notes,
         }  # fmt: skip
 
 
 def check(now: str, rules: Policy, before: str | None = None, output: Path = Path("results")) -> Judged:
     """Hold a run against a policy; `now` and `before` as in baseline.read().
+
+    Cells that the run was to have, or that were ok before, fail where they are not in it.
 
     Raises UserError when one cannot be read, when they are not alike, when a limit needs a baseline and there is none, when a
     pattern fits no cell, and when a limit cannot be judged on any cell.
@@ -86,11 +97,12 @@ def check(now: str, rules: Policy, before: str | None = None, output: Path = Pat
         )
     if earlier:
         baseline.check_alike(earlier, after)
-    ids = [str(cell["id"]) for cell in after["cells"]]
-    ids += [row_id for row_id, _ in lost(earlier, after)]
-    for pattern in rules.cells:
-        if not fnmatch.filter(ids, pattern):
-            raise UserError(f'the pattern "{pattern}" fits no cell', f"the cells: {', '.join(ids)}")
+    gone = {row_id: (f"it is not in {after['run']}", cell) for row_id, cell in lost(earlier, after)}
+    gone |= {
+        row_id: ("it was to be measured and was not: edgekit profile --resume finishes the run", {})
+        for row_id in baseline.unmeasured(after)
+    }
+    check_patterns(rules, [*(str(cell["id"]) for cell in after["cells"]), *gone])
     known = {gate.key_of(cell): cell for cell in earlier["cells"]} if earlier else {}
     rows = [
         row_of(cell, known.get(gate.key_of(cell)), limit)
@@ -98,15 +110,26 @@ def check(now: str, rules: Policy, before: str | None = None, output: Path = Pat
         for limit in rules.of(str(cell["id"]))
     ]
     rows += [
-        Row(row_id, limit, "fail", None, None, figures.of(cell, limit.metric), f"it is not in {after['run']}")
-        for row_id, cell in lost(earlier, after)
+        Row(row_id, limit, "fail", None, None, figures.of(cell, limit.metric), why)
+        for row_id, (why, cell) in gone.items()
         for limit in rules.of(row_id)
     ]
     unjudged(rows, rules)
-    return Judged(
-        str(after["run"]), str(earlier["run"]) if earlier else None, rows,
-        list(baseline.notes(earlier, after)) if earlier else [], rules,
-    )  # fmt: skip
+    notes = list(baseline.notes(earlier, after)) if earlier else []
+    for limit in rules.backwards:
+        less = "less" if figures.METRICS[limit.metric].lower else "more"
+        notes.append(f"{limit} is no limit on what is worse: of {limit.metric} {less} is better")
+    return Judged(str(after["run"]), str(earlier["run"]) if earlier else None, rows, notes, rules)
+
+
+def check_patterns(rules: Policy, ids: list[str]) -> None:
+    """Raise UserError for a pattern that fits no cell."""
+    for pattern in rules.cells:
+        if not fnmatch.filter(ids, pattern):
+            near = difflib.get_close_matches(pattern, ids, 1)
+            more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
+            hint = f"the nearest is {near[0]}" if near else f"the cells: {', '.join(ids[:NAMED])}{more}"
+            raise UserError(f'the pattern "{pattern}" fits no cell', hint)
 
 
 def lost(earlier: Json | None, after: Json) -> Iterator[tuple[str, Json]]:
@@ -119,15 +142,14 @@ def lost(earlier: Json | None, after: Json) -> Iterator[tuple[str, Json]]:
 
 def row_of(cell: Json, before: Json | None, limit: Limit) -> Row:
     """One limit on one cell of the run."""
+    row_id, ok_before = str(cell["id"]), before is not None and before["status"] == "ok"
+    was = figures.of(before, limit.metric) if before and ok_before and limit.against else None
+    if cell["status"] != "ok":  # whatever was found out before it failed
+        gone = ok_before or cell["status"] != "unsupported"
+        return Row(row_id, limit, "fail" if gone else "skip", None, None, was, figures.why_not(cell, limit.metric))
     now = figures.of(cell, limit.metric)
-    was = figures.of(before, limit.metric) if before and limit.against else None
-    row_id = str(cell["id"])
     if now is None:
-        # A cell that failed fails its limits; one that answers "unsupported" only where it was ok before.
-        gone = cell["status"] == "failed" or (before is not None and before["status"] == "ok" != cell["status"])
-        return Row(
-            row_id, limit, "fail" if gone else "inconclusive", None, None, was, figures.why_not(cell, limit.metric)
-        )
+        return Row(row_id, limit, "missing", None, None, was, figures.why_not(cell, limit.metric))
     if not limit.against:
         figure: Figure | None = now
     elif was is None:
@@ -136,13 +158,13 @@ def row_of(cell: Json, before: Json | None, limit: Limit) -> Row:
             if before is None
             else f"the baseline: {figures.why_not(before, limit.metric)}"
         )
-        return Row(row_id, limit, "inconclusive", None, now, None, why)
+        return Row(row_id, limit, "missing", None, now, None, why)
     else:
         assert before is not None
         against = figures.ratio_of if limit.against == "ratio" else figures.difference_of
         figure = against(before, cell, limit.metric)
     if figure is None:
-        return Row(row_id, limit, "inconclusive", None, now, was, "no ratio to a baseline of 0")
+        return Row(row_id, limit, "missing", None, now, was, "no ratio to a baseline that is not surely above 0")
     status = limit.judge(figure)
     change = f"{figures.show(limit.metric, was.value)} -> {figures.show(limit.metric, now.value)}: " if was else ""
     why = "" if status == "pass" else f"{change}{limits.shown(limit, figure)}, the limit is {limit.text}"
@@ -151,8 +173,7 @@ def row_of(cell: Json, before: Json | None, limit: Limit) -> Row:
 
 def unjudged(rows: list[Row], rules: Policy) -> None:
     """Raise UserError when a limit of the policy was judged on no cell: a gate that cannot fail is none."""
-    every = [*rules.limits, *(limit for some in rules.cells.values() for limit in some)]
-    for limit in every:
+    for limit in rules.every:
         of = [row for row in rows if row.limit is limit]
         if of and not any(row.figure or row.status == "fail" for row in of):
             raise UserError(

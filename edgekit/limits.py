@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -28,7 +29,14 @@ UNITS: Mapping[Kind, Mapping[str, str]] = {
     "energy": {"uJ": "1e-3", "mJ": "1", "J": "1e3"},
     "number": {"": "1"},
 }
-VALUE = re.compile(r"(<=|>=|<|>)\s*([+-]?)\s*(\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*([a-z%]*)", re.IGNORECASE)
+BASE: Mapping[Kind, str] = {"time": "ns", "bytes": "B", "db": "dB", "energy": "mJ"}
+# Not more digits than any figure has: what is beyond a float would be a limit that nothing breaks.
+VALUE = re.compile(
+    r"(<=|>=|<|>)\s*([+-]?)\s*([0-9]{1,20}(?:\.[0-9]{1,20})?(?:e[+-]?[0-9]{1,2})?)\s*([a-z\u00b5\u03bc%]*)",
+    re.IGNORECASE,
+)
+MICRO = str.maketrans("\u00b5\u03bc", "uu")  # both signs for it
+ABOVE_NOTHING = ("time", "count", "energy")  # no figure of these kinds is below 0
 PART = re.compile(r"([a-z0-9_]+)\s*([<>].*)", re.IGNORECASE)
 EXAMPLE = 'for instance p95_ms = "<= 20", top1 = ">= 97%", instructions = "<= +1%"'
 
@@ -65,12 +73,27 @@ def parse(name: str, text: str) -> Limit:
     op, sign, digits, given = match.groups()
     number = Decimal(f"{sign}{digits}")
     if sign and given == "%":
+        if number <= -100:
+            raise UserError(f"{name}: '{text}' is beyond nothing", "no figure can fall by 100 % or more")
         return Limit(metric, op, float(1 + number / 100), "ratio", f"{op} {sign}{digits} %")
-    unit = unit_of(name, metric, suffix, given)
+    unit = unit_of(name, metric, suffix, given.translate(MICRO))
     if unit == "pp" and not sign:
         raise UserError(f"{name}: '{text}' is without a sign", "percentage points are against a baseline: '>= -0.5 pp'")
     value = float(number * Decimal(UNITS[METRICS[metric].kind][unit]))
+    check_reach(f"{name}: '{text}'", METRICS[metric].kind, op, value, bool(sign))
     return Limit(metric, op, value, "difference" if sign else "", f"{op} {sign}{digits} {unit}".rstrip())
+
+
+def check_reach(what: str, kind: Kind, op: str, value: float, against: bool) -> None:
+    """Some figure keeps the limit and some other breaks it. Raises UserError."""
+    if kind == "share" and not (-1 < value < 1 if against else 0 <= value <= 1):
+        raise UserError(f"{what} is no share", "a share lies between 0 and 1; in percent: '>= 97 %', '>= -0.5 pp'")
+    if against:
+        return
+    if (op == ">=" and value == 0 and kind in (*ABOVE_NOTHING, "share")) or (
+        op == "<=" and value == 1 and kind == "share"
+    ):
+        raise UserError(f"{what} cannot be broken", "a limit that no figure breaks limits nothing: leave it out")
 
 
 def metric_of(name: str) -> tuple[str, str]:
@@ -125,14 +148,27 @@ def budget(text: str) -> list[Limit]:
 
 
 def shown(limit: Limit, figure: Figure) -> str:
-    """A figure as a limit's row tells it: with its unit, as a change, and the interval where there is one."""
+    """A figure as a limit's row tells it: with its unit, as a change, and the interval where there is one.
 
-    def one(value: float) -> str:
+    What would read like the limit and is not has all its digits, in the base unit.
+    """
+    kind = METRICS[limit.metric].kind
+    amount = limit.value - (limit.against == "ratio")
+    round_limit = math.isclose(float(f"{amount:.{3 if kind in BASE else 4}g}"), amount)
+
+    def rounded(value: float) -> str:
         if limit.against == "ratio":
             return f"{100 * (value - 1):+.2f} %"
         if limit.against == "difference":
             return f"{'-' if value < 0 else '+'}{figures.show(limit.metric, abs(value))}"
         return figures.show(limit.metric, value)
 
-    ends = f" ({one(figure.low)} to {one(figure.high)})" if figure.known and figure.low < figure.high else ""
+    def one(value: float) -> str:
+        if value == limit.value or not round_limit or rounded(value) != rounded(limit.value):
+            return rounded(value)
+        if limit.against == "ratio":
+            return f"{100 * (value - 1):+.10g} %"
+        return f"{value:{'+' if limit.against else ''},.12g} {BASE.get(kind, '')}".rstrip()
+
+    ends = f" ({one(figure.low)} to {one(figure.high)})" if figure.low < figure.high else ""
     return f"{one(figure.value)}{ends}"

@@ -6,6 +6,7 @@ import fnmatch
 import glob
 import json
 import math
+import re
 import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -18,8 +19,9 @@ from edgekit.errors import UserError, unknown
 from edgekit.limits import Limit, parse
 from edgekit.types import Json
 
-Inconclusive = Literal["fail", "pass", "warn"]
-KEYS = ("inconclusive", "limits", "cells")
+CountsAs = Literal["fail", "pass", "warn"]
+SWITCHES = ("inconclusive", "missing")
+KEYS = (*SWITCHES, "limits", "cells")
 # What --init writes where a cell has the figure: how far above the upper end of the interval, and in which unit.
 MARGINS: Mapping[str, tuple[float, str, float]] = {
     "p50": (0.10, "ms", 1e6),
@@ -31,31 +33,47 @@ MARGINS: Mapping[str, tuple[float, str, float]] = {
 
 @dataclass(frozen=True)
 class Policy:
-    """`limits` hold for every cell; those of a pattern that its id fits take their place, those of the last one before others."""
+    """`limits` hold for every cell; those of a pattern that its id fits take their place, those of the last one before others.
+
+    `inconclusive` is what a figure counts as whose interval lies on both sides of its limit, `missing` what one counts as that a
+    cell has not.
+    """
 
     limits: tuple[Limit, ...]
     cells: Mapping[str, tuple[Limit, ...]]
-    inconclusive: Inconclusive = "fail"
+    inconclusive: CountsAs = "fail"
+    missing: CountsAs = "fail"
 
     def of(self, cell_id: str) -> list[Limit]:
-        """The limits of a cell. One of a pattern takes the place of a general one on the same metric in the same direction."""
-        chosen = {(limit.metric, limit.op[0]): limit for limit in self.limits}
+        """The limits of a cell. Those of a pattern take the place of general ones on the same metric in the same direction."""
+        chosen = self.limits
         for pattern, limits in self.cells.items():
             if fnmatch.fnmatchcase(cell_id, pattern):
-                chosen |= {(limit.metric, limit.op[0]): limit for limit in limits}
-        return list(chosen.values())
+                taken = {(limit.metric, limit.op[0]) for limit in limits}
+                chosen = (*(limit for limit in chosen if (limit.metric, limit.op[0]) not in taken), *limits)
+        return list(chosen)
+
+    @property
+    def every(self) -> list[Limit]:
+        """The limits of all tables."""
+        return [*self.limits, *(limit for limits in self.cells.values() for limit in limits)]
 
     @property
     def relative(self) -> list[Limit]:
         """The limits that need a baseline."""
-        every = [*self.limits, *(limit for limits in self.cells.values() for limit in limits)]
-        return [limit for limit in every if limit.against]
+        return [limit for limit in self.every if limit.against]
+
+    @property
+    def backwards(self) -> list[Limit]:
+        """The limits that ask for more of what is better when less, or the other way round, where none asks for the better."""
+        better = {limit.metric for limit in self.every if (limit.op[0] == "<") == figures.METRICS[limit.metric].lower}
+        return [limit for limit in self.every if limit.metric not in better and limit.metric != "accuracy"]
 
 
 def read(path: Path) -> Policy:
     """A policy file. Raises UserError for anything it does not know, with what was meant."""
     try:
-        found = tomllib.loads(path.read_text("utf-8"))
+        found = tomllib.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError as error:
         raise UserError(f"there is no policy {path}", "edgekit gate --init writes one from a run") from error
     except (OSError, ValueError) as error:
@@ -71,15 +89,18 @@ def of(found: Mapping[str, Any]) -> Policy:
     for key in found:
         if key not in KEYS:
             raise unknown("key", key, KEYS)
-    word = found.get("inconclusive", "fail")
-    if word not in get_args(Inconclusive):
-        raise UserError(f"inconclusive = {word!r} is not known", f"one of {', '.join(get_args(Inconclusive))}")
+    words = {switch: found.get(switch, "fail") for switch in SWITCHES}
+    for switch, word in words.items():
+        if word not in get_args(CountsAs):
+            raise UserError(f"{switch} = {word!r} is not known", f"one of {', '.join(get_args(CountsAs))}")
     cells = table("cells", found.get("cells", {}))
     general = tuple(limits_of("limits", found.get("limits", {})))
     each = {pattern: tuple(limits_of(f'cells."{pattern}"', value)) for pattern, value in cells.items()}
-    if not general and not any(each.values()):
-        raise UserError("it limits nothing", 'write a table [limits] with, for instance, p95_ms = "<= 20"')
-    return Policy(general, each, cast(Inconclusive, word))
+    empty = [pattern for pattern, limits in each.items() if not limits]
+    if empty or (not general and not each):
+        where = f'[cells."{empty[0]}"]' if empty else "it"
+        raise UserError(f"{where} limits nothing", 'a table has lines such as p95_ms = "<= 20"')
+    return Policy(general, each, **cast(dict[str, CountsAs], words))
 
 
 def table(name: str, value: object) -> Mapping[str, Any]:
@@ -91,8 +112,10 @@ def table(name: str, value: object) -> Mapping[str, Any]:
 
 def limits_of(name: str, found: object) -> Iterator[Limit]:
     """The limits of one table; a metric with several has a list. Raises UserError."""
-    known: set[tuple[str, str]] = set()
+    known: set[tuple[str, str, str]] = set()
     for key, value in table(name, found).items():
+        if value == []:
+            raise UserError(f"[{name}] {key} = [] limits nothing", "leave it out")
         for text in value if isinstance(value, list) else [value]:
             if not isinstance(text, str):
                 raise UserError(
@@ -100,9 +123,10 @@ def limits_of(name: str, found: object) -> Iterator[Limit]:
                     f'write {key} = "<= {text}" or ">= {text}"',
                 )
             limit = parse(key, text)
-            if (limit.metric, limit.op[0]) in known:
+            place = (limit.metric, limit.op[0], limit.against)
+            if place in known:
                 raise UserError(f"[{name}] limits {limit.metric} twice in one direction", "leave one out")
-            known.add((limit.metric, limit.op[0]))
+            known.add(place)
             yield limit
 
 
@@ -118,6 +142,8 @@ def written(form: Json) -> str:
 
 # When the 95 % interval of a figure lies on both sides of its limit: "fail", "warn" or "pass".
 inconclusive = "fail"
+# When a cell has no such figure, for instance no p95 of batched calls: likewise.
+missing = "fail"
 
 # For every cell. With a sign it is against a baseline: edgekit gate RUN --policy THIS_FILE --baseline RUN_OR_FILE
 [limits]
@@ -138,12 +164,25 @@ def section_of(cell: Json) -> Iterator[str]:
     judged = cell.get("accuracy", {}).get("metric")
     if judged in figures.METRICS and (found := figures.of(cell, judged)):
         up = figures.METRICS[judged].lower
-        bound = math.ceil(found.high * 1.05e3) / 1e3 if up else math.floor(found.low * 1e3) / 1e3
+        bound = raised(found.high * 1.05) if up else str(math.floor(found.low * 1e3) / 1e3)
         ends = f", at 95 %: {found.low:.4g} to {found.high:.4g}" if found.known else ""
-        lines.append(f'{judged} = "{"<=" if up else ">="} {bound:g}"  # measured {found.value:.4g}{ends}')
+        if up or float(bound) > 0:
+            lines.append(f'{judged} = "{"<=" if up else ">="} {bound}"  # measured {found.value:.4g}{ends}')
     if lines:
-        yield f"[cells.{json.dumps(glob.escape(cell['id']), ensure_ascii=False)}]"
+        yield f"[cells.{quoted(glob.escape(cell['id']))}]"
         yield from lines
+
+
+def quoted(pattern: str) -> str:
+    """A TOML string; what TOML cannot hold, bytes of a file's name that are no text, becomes the ? of a pattern."""
+    bare = re.sub("[\ud800-\udfff]", "?", pattern)
+    return json.dumps(bare, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def raised(value: float) -> str:
+    """A figure of 0 or more, rounded up to three digits."""
+    digits = max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0
+    return f"{math.ceil(value * 10**digits) / 10**digits:.{digits}f}"
 
 
 def upper(cell: Json, name: str) -> str:
@@ -152,7 +191,5 @@ def upper(cell: Json, name: str) -> str:
     if found is None:
         return ""
     margin, unit, scale = MARGINS[name]
-    bound = found.high * (1 + margin) / scale
-    digits = max(0, 2 - math.floor(math.log10(bound))) if bound > 0 else 0
-    raised = math.ceil(bound * 10**digits) / 10**digits
-    return f'{name}_{unit} = "<= {raised:.{digits}f}"  # measured {figures.show(name, found.value)}'
+    bound = raised(found.high * (1 + margin) / scale)
+    return f'{name}_{unit} = "<= {bound}"  # measured {figures.show(name, found.value)}'

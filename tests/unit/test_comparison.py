@@ -112,7 +112,7 @@ def test_emulated_time_is_not_compared(side: Any) -> None:
     emulated = report(cell(p50_ms=3.0, emulated=True, total=9), device=EMULATED)
     found = side(emulated, emulated)
     assert [row.metric for row in found.rows] == ["instructions"]
-    assert not found.notes
+    assert found.notes == ["a-run is held against itself"]
 
 
 def test_cells_that_are_gone_or_new_are_told(side: Any) -> None:
@@ -121,9 +121,51 @@ def test_cells_that_are_gone_or_new_are_told(side: Any) -> None:
     assert [row.id.split("/")[1] for row in found.rows] == ["fp32"]
     assert list(found.gone.values()) == ["failed: the process died of SIGILL", "it is not in new"]
     assert [name.split("/")[1] for name in found.fresh] == ["bf16"]
-    assert not found.notes
+    assert [note.split("/")[1] for note in found.notes] == ["int2"]
+    assert "is not in base, and failed: the process died of SIGILL" in found.notes[0]
     with pytest.raises(UserError, match="share no figure"):
         side(base, report(cell("bf16", total=9)))
+
+
+def test_a_run_that_ended_early_is_said(side: Any) -> None:
+    planned = [f"net/{precision}/tflite@board+threads=1" for precision in ("fp32", "int8")]
+    early = report(cell(total=9), run="new", plan={"cells": planned})
+    assert side(report(cell(total=9), run="base"), early).notes == [
+        f"new ended early or goes on, and says nothing of {planned[1]}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("was", "has", "named"),
+    [
+        ({"memory": {"method": "VmHWM", "run_peak_bytes": 9}}, {"memory": {"method": "pages", "run_peak_bytes": 9}},
+         "what memory is: VmHWM in base, pages in new"),
+        ({"sustained": {"asked_s": 60.0}}, {"sustained": {"asked_s": 1800.0}}, "seconds of the sustained run: 60.0 in base"),
+        ({"energy": {"method": "RAPL", "mj_per_inference": 1.0}},
+         {"energy": {"method": "power meter (/dev/ttyUSB0)", "mj_per_inference": 2.0}},
+         "what tells the energy: RAPL in base, power meter in new"),
+    ],
+)  # fmt: skip
+def test_figures_that_mean_something_else_are_refused(was: Any, has: Any, named: str, side: Any) -> None:
+    with pytest.raises(UserError, match=named):
+        side(report(cell(total=9, **was), run="base"), report(cell(total=9, **has), run="new"))
+    side(report(cell(total=9, **was), run="base"), report(cell(total=9, **was), run="new"))
+
+
+def test_fidelity_on_other_inputs_is_refused(side: Any) -> None:
+    base, new = (
+        report(cell(fidelity={"agreement": 0.9}), run=name, plan={"effort": {}, "samples": count})
+        for name, count in (("base", None), ("new", 20))
+    )
+    with pytest.raises(UserError, match=r"plan.samples: all in base, 20 in new"):
+        side(base, new)
+    side(base, base)
+
+
+def test_each_cell_is_judged_on_the_inputs_it_was_before(side: Any) -> None:
+    base = report(cell(top1=(9, 10)), cell("int8", top1=(9, 20)), run="base")
+    with pytest.raises(UserError, match="inputs judged on: 20 in base, 10 in new"):
+        side(base, report(cell(top1=(9, 10)), cell("int8", top1=(9, 10)), run="new"))
 
 
 def test_runs_that_are_not_alike_are_refused(side: Any) -> None:

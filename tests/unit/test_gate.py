@@ -71,6 +71,26 @@ def test_one_cell_over_the_limit_fails_the_whole(held: Any) -> None:
     assert found.to_json()["status"] == "fail"
 
 
+def test_a_baseline_without_instructions_has_no_percentage(held: Any) -> None:
+    (row,) = held(report(cell(total=5)), report(cell(total=0))).rows
+    assert (row.status, row.why) == ("fail", "5 instead of none, the limit is +1 %")
+    assert held(report(cell(total=0)), report(cell(total=0))).passed
+
+
+@pytest.mark.parametrize("total", ["many", float("nan"), float("inf"), True, -1, None])
+def test_counts_that_are_none_are_damage(total: Any, held: Any) -> None:
+    with pytest.raises(UserError, match=r"baseline.json is damaged"):
+        held(report(cell()), report(cell(instructions={"total": total})))
+
+
+@pytest.mark.parametrize("key", ["threads", "runtime", "id", "model", "status"])
+def test_a_cell_without_its_name_is_damage(key: str, held: Any) -> None:
+    without = cell()
+    del without[key]
+    with pytest.raises(UserError, match=f"now.json is damaged: it lacks '{key}'"):
+        held(report(without), report(cell()))
+
+
 def test_a_cell_that_is_missing_failed_or_uncounted_fails(held: Any) -> None:
     failed = cell("int8", total=None, status="failed", error={"message": "the process died of SIGILL"})
     for now, why in (

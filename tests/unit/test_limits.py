@@ -33,6 +33,9 @@ from edgekit.figures import Figure
         ("energy_mj", "<= 1e1", "energy", 10.0, ""),
         ("sqnr_db", "> 30", "sqnr", 30.0, ""),
         ("mae", "<= 0.1", "mae", 0.1, ""),
+        ("p50", "<= 500 \u00b5s", "p50", 5e5, ""),
+        ("p50", "<= 500\u03bcs", "p50", 5e5, ""),
+        ("p50", "<= 1e4 ms", "p50", 1e10, ""),
     ],
 )
 def test_a_limit_in_any_form(name: str, text: str, metric: str, value: float, against: str) -> None:
@@ -56,6 +59,17 @@ def test_a_limit_in_any_form(name: str, text: str, metric: str, value: float, ag
         ("p95_ms", "<= nan", "is not a limit"),
         ("peak", "<= 5 %", "a percentage of what"),
         ("top1", ">= 0.5 pp", "without a sign"),
+        ("p95_ms", "<= 1e400", "is not a limit"),
+        ("p95_ms", "<= 1e-99999999999999999999", "is not a limit"),
+        ("instructions", "<= " + 400 * "9", "is not a limit"),
+        ("top1", ">= 97", "'>= 97' is no share .*between 0 and 1"),
+        ("top1", ">= 101%", "is no share"),
+        ("top1", ">= -5", "is no share"),
+        ("top1", ">= -100 pp", "is no share"),
+        ("agreement", ">= 0", "cannot be broken"),
+        ("top1", "<= 100%", "cannot be broken"),
+        ("p50_ms", ">= 0", "cannot be broken"),
+        ("size", ">= -100 %", "no figure can fall by 100 %"),
     ],
 )
 def test_what_is_no_limit_is_said(name: str, text: str, says: str) -> None:
@@ -118,8 +132,39 @@ def test_the_ratio_is_bootstrapped_from_launches() -> None:
         del one["latency"]["each_launch"]
     wider = figures.ratio_of(base, new, "p50")
     assert wider is not None and (wider.low, wider.high) == (10.4 / 10.1, 10.6 / 9.9)
-    assert figures.ratio_of(cell(p50_ms=10.0), new, "p50") == Figure.exact(1.05)
     assert figures.ratio_of(cell(total=0), cell(total=5), "instructions") is None
+    assert figures.ratio_of(cell(instructions={"total": 9, "spread": 2.0}), cell(total=5), "instructions") is None
+
+
+def test_what_only_one_of_the_two_is_known_to_is_not_lost() -> None:
+    new = cell(p50_ms=(5.0, 10.0, 15.0))
+    assert figures.ratio_of(cell(p50_ms=10.0), new, "p50") == Figure(1.0, 0.5, 1.5, known=False)
+    assert figures.ratio_of(new, cell(p50_ms=15.0), "p50") == Figure(1.5, 1.0, 3.0, known=False)
+    assert figures.difference_of(cell(p50_ms=10.0), new, "p50") == Figure(0, -5e6, 5e6, known=False)
+
+
+def test_nothing_and_nothing_are_equal() -> None:
+    none = cell(memory={"delta_bytes": 0})
+    assert figures.ratio_of(none, none, "delta") == Figure.exact(1.0)
+    assert figures.ratio_of(none, cell(memory={"delta_bytes": 1}), "delta") is None
+    assert figures.ratio_of(cell(memory={"delta_bytes": -1}), none, "delta") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value", "shown"),
+    [
+        ("p50_ms", "<= 20", 20_000_001, "20,000,001 ns"),
+        ("p50_ms", "<= 20", 20_000_000, "20 ms"),
+        ("p50_ms", "<= 20", 21_000_000, "21 ms"),
+        ("p50_ms", "<= 17.99", 18_000_000, "18 ms"),
+        ("peak_mb", "<= 64", 64_000_100, "64,000,100 B"),
+        ("top1", ">= 97%", 0.96999, "0.96999"),
+        ("instructions", "<= +1%", 1.010001, "+1.0001 %"),
+        ("p50", "<= +2 ms", 2_000_100, "+2,000,100 ns"),
+    ],
+)
+def test_a_figure_just_beyond_its_limit_does_not_read_like_it(name: str, text: str, value: float, shown: str) -> None:
+    assert limits.shown(limits.parse(name, text), Figure.exact(value)) == shown
 
 
 @pytest.mark.parametrize("count", [3, 7])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from made_up import EMULATED, LOCAL, cell, failed, kept, report
 
-from edgekit import baseline, judge, policy
+from edgekit import baseline, gate, judge, policy
 from edgekit.errors import UserError
 
 
@@ -42,6 +42,13 @@ def held(tmp_path: Path) -> Any:
         ('[limits]\np50_ms = "<= 20"\np50 = "<= 30 ms"', "limits p50 twice in one direction"),
         ('limits = "p50<=20ms"', "limits is no table"),
         ('[cells]\n"*/int8/*" = "p50<=20ms"', "is no table"),
+        ('[limits]\ntop1 = ">= 0.9"\np59_ms = []', r"\[limits\] p59_ms = \[\] limits nothing"),
+        ('[limits]\ntop1 = ">= 0.9"\n[cells."*"]', r'\[cells."\*"\] limits nothing'),
+        ("[limits]\ntop1 = 1979-05-27", r"top1 = \"1979-05-27\" does not say which way"),
+        ("[limits]\ntop1 = true", "top1 = true does not say which way"),
+        ('[limits.p50_ms]\nmost = "<= 1"', "does not say which way"),
+        ('missing = ["pass"]\n[limits]\ntop1 = ">= 0.9"', r"missing = \['pass'\] is not known"),
+        ('mising = "pass"\n[limits]\ntop1 = ">= 0.9"', r"unknown key 'mising' \(did you mean 'missing'"),
         ('inconclusive = "maybe"\n[limits]\ntop1 = ">= 0.9"', "inconclusive = 'maybe' is not known"),
     ],
 )
@@ -101,13 +108,88 @@ def test_a_limit_that_no_cell_can_be_judged_by_is_an_error(held: Any) -> None:
         held('[limits]\nmae = "<= 1"', report())
 
 
-def test_a_failed_cell_fails_and_one_without_the_figure_is_inconclusive(held: Any) -> None:
+def test_a_failed_cell_fails_and_one_without_the_figure_is_missing(held: Any) -> None:
     found = held('[limits]\np50_ms = "<= 20"', report(cell(p50_ms=3.0), failed(), cell("fp16", peak_mb=1.0)))
-    assert [row.status for row in found.rows] == ["pass", "fail", "inconclusive"]
+    assert [row.status for row in found.rows] == ["pass", "fail", "missing"]
     assert found.rows[1].why == "failed: the process died of SIGILL"
     assert found.rows[2].why == "it has no p50"
     assert found.status == "fail"
     assert held('[limits]\np50_ms = "<= 20"', report(failed())).status == "fail"
+
+
+def test_what_a_failed_cell_found_out_before_it_failed_passes_nothing(held: Any) -> None:
+    text = '[limits]\nsize = "<= 1 MB"'
+    found = held(text, report(cell(size=9), failed(size=9)))
+    assert [row.status for row in found.rows] == ["pass", "fail"]
+    before = report(failed("fp32", size=9), run="before")
+    with pytest.raises(UserError, match=r"by size <= \+1 %: the baseline: failed: the process died of SIGILL"):
+        held('[limits]\nsize = "<= +1%"', report(cell(size=9)), before)
+
+
+@pytest.mark.parametrize(("word", "status"), [("fail", "fail"), ("warn", "warn"), ("pass", "pass")])
+def test_the_policy_says_what_a_missing_figure_counts_as(word: str, status: str, held: Any) -> None:
+    now = report(cell(p50_ms=3.0), cell("int8", peak_mb=1.0))
+    assert held(f'missing = "{word}"\n[limits]\np50_ms = "<= 20"', now).status == status
+    assert held('inconclusive = "pass"\n[limits]\np50_ms = "<= 20"', now).status == "fail"
+
+
+def test_a_cell_that_the_runtime_cannot_do_is_skipped_unless_it_could_before(held: Any) -> None:
+    text, now = '[limits]\npeak_mb = "<= 20"', report(cell(peak_mb=3.0), failed(status="unsupported"))
+    found = held(text, now)
+    assert [row.status for row in found.rows] == ["pass", "skip"] and found.status == "pass"
+    assert held(text, now, report(cell(peak_mb=3.0), cell("int8", peak_mb=3.0), run="before")).status == "fail"
+    with pytest.raises(UserError, match="no cell can be judged by peak <= 20 MB: unsupported"):
+        held(text, report(failed(status="unsupported")))
+    with pytest.raises(UserError, match="no cell can be judged by peak <= 2 MB"):
+        held(text + '\n[cells."*/int8/*"]\npeak_mb = "<= 2"', now)
+
+
+def test_a_run_that_ended_early_fails(held: Any) -> None:
+    ids = [f"net/{precision}/tflite@board+threads=1" for precision in ("fp32", "int8")]
+    now = report(cell(p50_ms=3.0), plan={"effort": {}, "cells": ids})
+    found = held('[limits]\np50_ms = "<= 20"', now)
+    assert [(row.id, row.status) for row in found.rows] == [(ids[0], "pass"), (ids[1], "fail")]
+    assert found.rows[1].why.startswith("it was to be measured and was not")
+    assert held('[cells."*/int8/*"]\np50_ms = "<= 20"', now).status == "fail"
+    assert held('[cells."*/fp32/*"]\np50_ms = "<= 20"', now).status == "pass"
+
+
+def test_a_limit_on_the_wrong_side_is_a_note(held: Any) -> None:
+    now = report(cell(p50_ms=3.0, top1=(9, 10)))
+    found = held('[limits]\np50_ms = ">= 2"\ntop1 = "<= 99%"', now)
+    assert found.notes == [
+        "p50 >= 2 ms is no limit on what is worse: of p50 less is better",
+        "top1 <= 99 % is no limit on what is worse: of top1 more is better",
+    ]
+    assert held('[limits]\np50_ms = [">= 2", "<= 4"]', now).notes == []
+
+
+def test_a_run_against_itself_is_said(held: Any) -> None:
+    now = report(cell(total=9))
+    assert held('[limits]\ninstructions = "<= +1%"', now, now).notes == ["a-run is held against itself"]
+
+
+def test_a_pattern_that_fits_no_cell_names_the_nearest(held: Any) -> None:
+    many = [cell(precision, runtime, p50_ms=1.0) for precision in ("fp32", "int8") for runtime in "abcdef"]
+    with pytest.raises(UserError, match=r"fits no cell \(the nearest is net/int8/c@board\+threads=1\)"):
+        held('[cells."net/int8/c@bord*"]\np50_ms = "<= 2"', report(*many))
+    with pytest.raises(UserError, match=r"the cells: .* and 4 more\)"):
+        held('[cells."x"]\np50_ms = "<= 2"', report(*many))
+
+
+def test_an_absolute_and_a_relative_limit_stand_beside_one_another(held: Any) -> None:
+    text = '[limits]\ninstructions = ["<= 1200", "<= +10%", "<= +50"]'
+    before = report(cell(total=1000), run="before")
+    for total, told in ((1040, "ppp"), (1060, "ppf"), (1150, "pff"), (1250, "fff")):
+        found = held(text, report(cell(total=total)), before)
+        assert [row.status[0] for row in found.rows] == list(told)
+    text += '\n[cells."*fp32*"]\ninstructions = "<= 1300"'
+    assert [row.status for row in held(text, report(cell(total=1250)), before).rows] == ["pass"]
+
+
+def test_the_last_pattern_goes_first(held: Any) -> None:
+    text = '[cells."*fp32*"]\np50_ms = "<= 1"\n[cells."*"]\np50_ms = "<= 5"'
+    assert [row.limit.text for row in held(text, report(cell(p50_ms=3.0))).rows] == ["<= 5 ms"]
 
 
 @pytest.mark.parametrize(
@@ -196,6 +278,37 @@ def test_a_policy_made_from_a_run_passes_on_it_and_fails_on_a_slower_one(held: A
         policy.written(report(failed()))
 
 
+@pytest.mark.parametrize("error", [1e-5, 0.0371, 0.9, 41.5, 1234567.8, 0.0])
+def test_a_policy_made_from_an_error_is_about_as_strict_as_it_is_small(error: float, held: Any) -> None:
+    def judged(value: float) -> Any:
+        return report(cell(accuracy={"metric": "mae", "value": value, "interval": [value, value], "total": 9}))
+
+    text = policy.written(judged(error))
+    assert held(text, judged(error)).status == "pass"
+    assert held(text, judged(1.1 * error + 1e-9)).status == "fail"
+
+
+@pytest.mark.parametrize("name", ["net\x7f", 'n"e\\t', "n\u00e9t \U0001f600", "net\udce9", "n[a-z]?*"])
+def test_a_policy_can_be_made_of_any_name(name: str, held: Any, tmp_path: Path) -> None:
+    now = report(cell(total=3, id=f"{name}/fp32/tflite@board+threads=1"))
+    baseline.write(tmp_path / "policy.toml", "the policy", policy.written(now))
+    rules = policy.read(tmp_path / "policy.toml")
+    assert [limit.metric for limit in rules.of(now["cells"][0]["id"])] == ["instructions"]
+    assert not rules.of("met/fp32/tflite@board+threads=1")
+
+
+def test_no_limit_is_made_that_nothing_breaks(held: Any) -> None:
+    now = report(cell(total=3, top1=(0, 10)))
+    text = policy.written(now)
+    assert "top1 =" not in text.partition("[cells")[2]
+    assert held(text, now).status == "pass"
+
+
+def test_a_policy_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_bytes(b'\xef\xbb\xbf[limits]\ntop1 = ">= 0.9"')
+    assert len(policy.read(tmp_path / "p.toml").limits) == 1
+
+
 def test_a_saved_baseline_keeps_every_figure_and_drops_the_rest(tmp_path: Path) -> None:
     whole = cell(p50_ms=(18.0, 19.0, 20.0), each_ms=[18.0, 20.0], peak_mb=64.0, top1=(99, 100), size=999, total=123)
     whole |= {"operators": {"operators": []}, "system": {"cores": 4, "kernel": "6.6"}}
@@ -216,8 +329,28 @@ def test_a_saved_baseline_keeps_every_figure_and_drops_the_rest(tmp_path: Path) 
 @pytest.mark.parametrize(
     "damage",
     [{"latency": 5}, {"latency": {"emulated": False, "p50_ns": "5"}}, {"status": None}, {"accuracy": {"value": 1.0}},
+     {"latency": {**cell(p50_ms=1.0)["latency"], "p50_ns": float("nan")}},
+     {"latency": {**cell(p50_ms=1.0)["latency"], "p50_ns": float("inf")}},
+     {"latency": {**cell(p50_ms=1.0)["latency"], "p50_ns": True}},
+     {"latency": {**cell(p50_ms=(1.0, 2.0, 3.0))["latency"], "low_ns": 9e9}},
+     {"status": "failed", "error": "it broke"}, {"energy": {"method": 5}},
      {"memory": {"run_peak_bytes": None}}, {"system": 4}, {"threads": None}, {"warnings": 5, "model": None}],
 )  # fmt: skip
 def test_a_damaged_baseline_is_refused(damage: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"now.json is damaged"):
         baseline.read(kept(report(cell(**damage)), tmp_path / "now.json"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage", [{"noise": {"relative": "much"}}, {"noise": 5}, {"plan": {"cells": 5}}, {"plan": []}]
+)
+def test_a_damaged_head_of_a_baseline_is_refused(damage: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"now.json is damaged"):
+        baseline.read(kept(report(cell(total=1), **damage), tmp_path / "now.json"), tmp_path)
+
+
+def test_a_baseline_with_a_cell_twice_is_refused(tmp_path: Path) -> None:
+    twice = report(cell(total=1), cell(total=2))
+    for read in (baseline.read, gate.read):
+        with pytest.raises(UserError, match=r"now.json is damaged: a cell is there twice"):
+            read(kept(twice, tmp_path / "now.json"), tmp_path)
