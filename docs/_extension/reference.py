@@ -225,31 +225,38 @@ def commented(text: str) -> tuple[list[str], dict[tuple[str, str], str], dict[tu
 
 
 def formats() -> str:
-    """Formats by precisions, from the converters, and which runtime runs each."""
-    precisions = plan.ALL_PRECISIONS
+    """The formats: their files, what they are made from, and which runtimes run them."""
     runs: dict[str, list[str]] = {}
     for name in plugins.names("runtime"):
         for made in plugins.load("runtime", name).FORMATS:
             runs.setdefault(made, []).append(code(name))
     told = []
-    for name in plugins.names("converter"):
-        if name in MADE_UP:
-            continue
+    for name in made_by_converters():
         held = plugins.load("converter", name)
-        has = ["yes" if precision in held.PRECISIONS else "" for precision in precisions]
-        told.append([code(name), code(held.SUFFIX), ", ".join(held.SOURCES), *has, ", ".join(runs[name])])
-    return rows(("format", "file", "from", *map(code, precisions), "run by"), told)
+        extras = {code(f"edgekit[{extra}]"): None for extra in held.EXTRA.values()}
+        told.append((code(name), code(held.SUFFIX), ", ".join(held.SOURCES), ", ".join(extras), ", ".join(runs[name])))
+    return rows(("format", "file", "from", "brought by", "run by"), told)
+
+
+def precisions() -> str:
+    """Precisions by formats, from the converters."""
+    names = made_by_converters()
+    has = {name: plugins.load("converter", name).PRECISIONS for name in names}
+    told = [[code(one), *("yes" if one in has[name] else "" for name in names)] for one in plan.ALL_PRECISIONS]
+    return rows(("", *map(code, names)), told)
+
+
+def made_by_converters() -> list[str]:
+    """The formats that real converters make."""
+    return [name for name in plugins.names("converter") if name not in MADE_UP]
 
 
 def options() -> str:
     """What `edgekit convert --option NAME=VALUE` takes."""
     told = []
-    for name in plugins.names("converter"):
-        if name not in MADE_UP:
-            for option, values in plugins.load("converter", name).OPTIONS.items():
-                told.append(
-                    (code(name), code(option), f"{code(values[0])} (default), {', '.join(map(code, values[1:]))}")
-                )
+    for name in made_by_converters():
+        for option, values in plugins.load("converter", name).OPTIONS.items():
+            told.append((code(name), code(option), f"{code(values[0])} (default), {', '.join(map(code, values[1:]))}"))
     return rows(("format", "option", "values"), told)
 
 
@@ -349,7 +356,7 @@ def kind(held: dict[str, Any]) -> str:
 PAGES: dict[str, Callable[[], str]] = {
     made.__name__: made
     for made in (
-        commands, exits, python, devices, profile, formats, options, transports, aliases, warnings, columns, schema,
+        commands, exits, python, devices, profile, formats, precisions, options, transports, aliases, warnings, columns, schema,
     )
 }  # fmt: skip
 
