@@ -160,7 +160,7 @@ def by_count(sides: Sides, record: turns.Record, say: Say) -> Comparison:
     estimate: ratio.Estimate | None = None
     verdict: ratio.Verdict = "inconclusive"
     confirmed, why = None, incomparable(sides["old"], sides["new"])
-    totals = {name: [float(found["total"]) for found in counts[name] if found] for name in SLOTS}
+    totals = {name: [float(found["total"]) for found in counts[name] if found and found["total"]] for name in SLOTS}
     if min(len(rows) for rows in totals.values()) < COUNTED:
         why = f"{UNCOUNTED}: {ELSEWHERE}"
     else:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edgekit import session
+from edgekit import answers, session
 from edgekit.caveats import caveat
 from edgekit.errors import EdgekitError, UserError
 from edgekit.powermeter import PowerMeter
@@ -93,7 +93,7 @@ class Progress:
         if "window" not in event:
             return
         self.arrived.append(time.monotonic())
-        self.windows.append(event["window"])
+        self.windows.append(answers.window(event)["window"])
         calls = [window["calls"] for window in self.windows[-2:]]
         if calls in ([0, calls[-1]], [calls[-1]]) and calls[-1]:
             self.say(f"{self.name}: energy, the device works")
@@ -120,7 +120,8 @@ class Phases:
         """From windows that each end with a reading of energy ("uj" since the beginning) or of power ("uw" now)."""
         found = []
         for before, window in itertools.pairwise(windows):
-            start_s, end_s = window["start_s"], window["end_s"]
+            # From the reading before on: between idle windows that takes time too, and the energy of it is in the next one.
+            start_s, end_s = before["end_s"], window["end_s"]
             spent = (
                 window["uj"] - before["uj"] if "uj" in window else (before["uw"] + window["uw"]) / 2 * (end_s - start_s)
             )

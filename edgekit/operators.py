@@ -6,7 +6,7 @@ import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
-from edgekit import macs, session
+from edgekit import answers, macs, session
 from edgekit.caveats import caveat
 from edgekit.errors import AgentError, EdgekitError, NotDelegated
 from edgekit.types import Artifact, Cell, Json
@@ -45,7 +45,7 @@ def measure(subject: Subject, cell: Cell, live: session.Session, request: Json, 
         say(f"{cell.id}: measuring the operators")
         effort = EMULATED if subject.device.emulated else REAL
         try:
-            told = live.call("operators", {**request, **effort}, DEADLINE_S)
+            told = answers.operators(live.call("operators", {**request, **effort}, DEADLINE_S))
         except AgentError as error:  # the figures that were measured stand without it
             if wanted.operators:
                 found["warnings"] = (*found["warnings"], caveat("no-operators", why=error.message))

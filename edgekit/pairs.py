@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgekit import bench, config, convert, evidence, plan, plugins, ratio, session, sources
+from edgekit import answers, bench, config, convert, evidence, plan, plugins, ratio, session, sources
 from edgekit.errors import EdgekitError, UserError
 from edgekit.types import Artifact, Caveat, Cell, Json, to_json
 from edgekit.verification import Subject, deploy, verify
@@ -79,7 +79,7 @@ class Side:
     def measure(self, **how: object) -> Json:
         """A launch record of the agent's `measure`. Raises AgentError and DeviceError."""
         with named(self.name):
-            return self.agent.call("measure", {**self.request, **how}, CALL_S)
+            return answers.launch(self.agent.call("measure", {**self.request, **how}, CALL_S))
 
     def start(self) -> Json:
         """The record of a fresh process, whose samples are its warm-up; the process stays."""

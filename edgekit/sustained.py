@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from edgekit import evidence, session
+from edgekit import answers, evidence, session
 from edgekit.caveats import caveat
 from edgekit.errors import UserError
 from edgekit.report.words import span
@@ -52,7 +52,9 @@ def measure(subject: Subject, cell: Cell, live: session.Session, request: Json, 
     progress = Progress(cell.id, seconds, say)
     reply: Json = {"cut": True}
     try:
-        reply = live.call("sustain", {**request, "seconds": seconds}, seconds + LAUNCH_S, progress.take)
+        reply = answers.evidence(
+            live.call("sustain", {**request, "seconds": seconds}, seconds + LAUNCH_S, progress.take)
+        )
     finally:
         if progress.windows:
             found["sustained"] = curve(progress.windows, seconds) | {key: reply[key] for key in KEPT if key in reply}
@@ -81,7 +83,9 @@ class Progress:
         """One event of the agent."""
         if "window" not in event:
             return
-        window = of_event(event)
+        window = of_event(answers.window(event))
+        if "p50_ns" not in window:
+            return
         self.windows.append(window)
         if time.monotonic() - self.told < self.every_s:
             return

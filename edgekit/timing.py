@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
-from edgekit import evidence, noise, plan, session, stats
+from edgekit import answers, evidence, noise, plan, session, stats
 from edgekit.caveats import caveat
 from edgekit.types import Caveat, Cell, Device, Json, to_json
 from edgekit.verification import Subject
@@ -42,7 +42,7 @@ def measure(subject: Subject, cell: Cell, live: session.Session, request: Json, 
             "awake": awake,
             "warmup_s": min(effort.warmup_s, AWAKE_WARMUP_S) if awake else effort.warmup_s,
         }
-        launch = live.call("measure", asked, LAUNCH_S + 2 * effort.max_seconds)
+        launch = answers.launch(live.call("measure", asked, LAUNCH_S + 2 * effort.max_seconds))
         reason = evidence.void_reason(launch, device)
         if reason and not repeated and len(void) < VOIDS:
             say(f"{cell.id}: this launch does not count: {reason.message}")

@@ -72,7 +72,8 @@ def run(args, emit, source):
 
     begun = time.monotonic()
     while (now := time.monotonic() - begun) < idle_s:
-        time.sleep(min(length_s, idle_s - now))
+        left = idle_s - now
+        time.sleep(length_s if left > 1.5 * length_s else left)  # no last window that is next to nothing
         told({"start_s": round(now, 3), "end_s": round(time.monotonic() - begun, 3), "calls": 0})
 
     typical = warmup.median([watch.time(1, 1)[0][0] for _ in range(5)])

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from harness import Agent, write_fake_model
 
 from edgekit import stats
-from edgekit.agent import sustain
+from edgekit.agent import measure, sustain
 
 
 @pytest.fixture
@@ -91,6 +92,28 @@ def test_idle_windows_come_first_and_every_window_has_its_reading(agent: Agent, 
     assert "p50_ns" not in told[0]
     assert [one["uj"] for one in told] == [0] * 4, "the counter in this /sys stands still"
     assert answer["ok"]["energy"] == {"method": "RAPL (package-0)", "settle_s": 1.0, "coarse": False}
+
+
+@pytest.mark.parametrize(("idle_s", "windows"), [(0.4, 2), (0.29, 1), (0.31, 2)])
+def test_the_last_idle_window_is_no_scrap(
+    idle_s: float, windows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows of 0.2 s on a clock that moves only while it sleeps and is read; one of a moment would have no power."""
+    now = [0.0]
+    monkeypatch.setattr(sustain.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sustain.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    (tmp_path / "input").write_bytes(bytes(40))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(measure, "LAUNCH", None)
+    asked = {"runtime": "fake", "model": write_fake_model(tmp_path / "model.fake"), "input": "input", "seconds": 0.2}
+    times = {"window_s": 0.2, "seconds": 0.2, "idle_s": 0.2, "settle_s": 0.0}
+    source = SimpleNamespace(reading=dict, method="made up", coarse=False, **times)
+    events: list[Any] = []
+    sustain.run({**asked, "idle_s": idle_s}, events.append, source)
+    idle = [event["window"] for event in events if not event["window"]["calls"]]
+    assert len(idle) == windows
+    assert idle[-1]["end_s"] - idle[-1]["start_s"] > 0.1
+    assert idle[-1]["end_s"] == pytest.approx(idle_s)
 
 
 def test_without_a_source_of_energy_the_answer_is_why(agent: Agent, tmp_path: Path) -> None:

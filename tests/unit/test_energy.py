@@ -268,6 +268,13 @@ def test_windows_of_counters_and_of_gauges_become_the_same() -> None:
     assert [interval.mj for interval in Phases.told(shown).intervals] == [1000, 3000]
 
 
+def test_the_time_that_a_reading_takes_is_part_of_the_window_after_it() -> None:
+    """A quarter of a second between windows of one, at 1 W all along: no interval shows more."""
+    times = [{"start_s": 1.25 * at, "end_s": 1.25 * at + 1, "calls": 0, "uj": 1_250_000 * at} for at in range(4)]
+    told = Phases.told(times).intervals
+    assert [energy.power_mw([interval]) for interval in told] == [pytest.approx(1000)] * 3
+
+
 class Live:
     """A session whose agent sends these windows and answers this."""
 
@@ -295,7 +302,8 @@ def readings(idle_mw: int, active_mw: int) -> list[Json]:
     found, uj = [], 0
     for at in range(20):
         uj += 1000 * (idle_mw if at < 10 else active_mw) + at % 3
-        found.append({"start_s": float(at), "end_s": at + 1.0, "calls": 0 if at < 10 else 50, "uj": uj})
+        window = {"start_s": float(at), "end_s": at + 1.0, "calls": 0 if at < 10 else 50, "uj": uj}
+        found.append(window if at < 10 else {**window, "p50_ns": 20_000_000})
     return found
 
 
