@@ -54,7 +54,7 @@ LAYERS = (
     {"worker", "twins", "converters", "transports", "store", "stats", "noise", "progress", "changes"},
     {"userland"},
     {"config"},
-    {"plugins", "caveats", "labels", "preprocess", "pte", "estimate", "terminal"},
+    {"plugins", "caveats", "labels", "preprocess", "pte", "estimate", "answers", "terminal"},
     {"places"},
     {"cache", "inert", "prompt"},
     {"types"},
