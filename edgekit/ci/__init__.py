@@ -85,56 +85,58 @@ class Recipe:
 
 
 def make(asked: Asked) -> Recipe:
-    """The recipe that was asked for. Raises UserError for an unknown kind, model or device, for a file outside the repository,
-    and for a name that no recipe can hold."""
+    """The recipe that was asked for. Raises UserError for an unknown kind, model or device, for what CI would not have, and for
+    a name that no recipe can hold."""
     if asked.kind not in KINDS:
         raise unknown("recipe", asked.kind, KINDS)
     kind = KINDS[asked.kind]
-    model = model_of(asked)
-    device_name = asked.device or kind.device
-    device_name = inside(asked.root, device_name, "device profile") if device_name.endswith(".toml") else device_name
-    device = config.device(str(asked.root / device_name) if device_name.endswith(".toml") else device_name)
+    model, (device_name, device) = model_of(asked), device_of(asked)
     limits = inside(asked.root, asked.policy or f"{kind.folder}/policy.toml", "policy", new=True)
     saved = inside(asked.root, asked.baseline or f"{kind.folder}/baseline.json", "baseline", new=True)
     profile = ["edgekit", "profile", model, "--device", device_name]
-    profile += ["--metric", "instructions"] if device.counted else []
+    # Nobody gates on the latency of an emulator, so it need not be sure.
+    profile += ["--metric", "instructions"] if device.counted else ["--quick"] if device.emulated else []
     profile += ["--runtime", ",".join(asked.runtimes)] if asked.runtimes else []
     profile += ["--precision", ",".join(asked.precisions)] if asked.precisions else []
     gate = ["edgekit", "gate", "last", "--policy", limits, "--baseline", saved]
-    said = [*profile, *gate, asked.install or ""]
-    wrong = next((word for word in said if "${{" in word or not word.isprintable()), None)
-    if wrong is not None:
-        raise UserError(f"a recipe cannot hold the name {wrong!r}", "rename it")
-    file = file_of(model)
-    words = {"profile": shlex.join(profile), "gate": shlex.join(gate)}
+    for word in (*profile, *gate, asked.install or ""):
+        if "${{" in word or not word.isprintable():
+            raise UserError(f"a recipe cannot hold the name {word!r}", "rename it")
+    commands = {"profile": shlex.join(profile), "gate": shlex.join(gate)}
     values = {
-        **words,
+        **commands,
         "model_comment": model,
         "device_comment": device_name,
         "policy_comment": limits,
         "baseline_comment": saved,
         "baseline": shlex.quote(saved),
         "packages": " ".join(packages(device)),
-        "install": shlex.quote(asked.install or installed(asked.root)),
         "version": __version__,
-        "model_hash": json.dumps(f"${{{{ hashFiles({quoted(file)}) }}}}", ensure_ascii=False)[1:-1] if file else model,
-        "hook": "",
-        "files": "",
+        **parts_of(asked, model, commands),
     }
+    policy_text = read("counted.toml" if device.counted else "uncounted.toml")
+    text = Template(read(f"{asked.kind}.yml")).substitute(values)
+    return Recipe(kind.target, text, limits, policy_text, saved, **commands)
+
+
+def parts_of(asked: Asked, model: str, commands: Mapping[str, str]) -> dict[str, str]:
+    """The parts of a template that each service writes in its own way, YAML's quotes included. Raises UserError."""
+    file, install = file_of(model), asked.install or installed(asked.root)
     if asked.kind == "pre-commit":
         if not file:
             raise UserError(
                 f"the hook runs when the file of a model changes, and {model} comes with edgekit",
                 "name a file of the repository: --model net.py",
             )
-        both = f"{words['profile']} --quiet && {words['gate']}"
-        values |= {"hook": json.dumps(shlex.join(["bash", "-c", both]), ensure_ascii=False)}
-        values |= {"files": json.dumps(f"^{re.escape(file)}(/|$)", ensure_ascii=False)}
-    elif asked.kind == "gitlab" and not asked.install and installed(asked.root) == PUBLISHED:
-        values["install"] = '"edgekit[all]==$EDGEKIT_VERSION"'
-    text = Template(read(f"{asked.kind}.yml")).substitute(values)
-    policy_text = read("counted.toml" if device.counted else "uncounted.toml")
-    return Recipe(kind.target, text, limits, policy_text, saved, **words)
+        hook = shlex.join(["bash", "-c", f"{commands['profile']} --quiet && {commands['gate']}"])
+        return {"hook": quoted(hook), "files": quoted(f"^{re.escape(file)}(/|$)")}
+    if asked.kind == "gitlab":
+        return {"install": '"edgekit[all]==$EDGEKIT_VERSION"' if install == PUBLISHED else shlex.quote(install)}
+    escaped = file.replace("'", "''")
+    return {
+        "install": shlex.quote(install),
+        "hash": quoted(f"${{{{ hashFiles('{escaped}') }}}}" if file else model)[1:-1],
+    }
 
 
 def write(recipe: Recipe, root: Path, force: bool) -> list[str]:
@@ -177,6 +179,25 @@ def parts(model: str) -> tuple[str, str]:
     return (factory[1], factory[2]) if factory else (model, "")
 
 
+def device_of(asked: Asked) -> tuple[str, Device]:
+    """The device as the recipe names it, and its profile: as CI has it, where nobody's devices.toml is. Raises UserError."""
+    name = asked.device or KINDS[asked.kind].device
+    if name.endswith(".toml"):
+        name = inside(asked.root, name, "device profile")
+        return name, config.device(str(asked.root / name))
+    if asked.kind == "pre-commit":
+        return name, config.device(name)
+    shipped = config.shipped_names()
+    if name in config.device_names() and name not in shipped:
+        raise UserError(
+            f"{name} is in your devices.toml, which CI does not have",
+            "put its profile into the repository: --device FILE.toml",
+        )
+    if name not in shipped:
+        raise unknown("device", name, shipped)
+    return name, config.device(str(config.folder("device_profiles") / f"{name}.toml"))
+
+
 def file_of(model: str) -> str:
     """The file or folder that a model is in, relative to the root; "" for one that comes with edgekit."""
     return "" if model in sources.names() else parts(model)[0]
@@ -197,7 +218,8 @@ def installed(root: Path) -> str:
     """What pip installs where nobody says it: this checkout of edgekit when it lies in the repository, else this version."""
     checkout = Path(__file__).resolve().parents[2]
     if (checkout / "pyproject.toml").is_file() and checkout.is_relative_to(root.resolve()):
-        return f"./{checkout.relative_to(root.resolve()).as_posix()}[all]"
+        folder = checkout.relative_to(root.resolve()).as_posix()
+        return f"{'.' if folder == '.' else f'./{folder}'}[all]"
     return PUBLISHED
 
 
@@ -208,8 +230,8 @@ def packages(device: Device) -> list[str]:
 
 
 def quoted(text: str) -> str:
-    """A string in an expression of GitHub."""
-    return "'" + text.replace("'", "''") + "'"
+    """A string of YAML in double quotes."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def read(name: str) -> str:

@@ -154,10 +154,22 @@ def test_what_ci_would_not_have_is_refused(root: Path) -> None:
     assert "profile net.py:make --device" in made(root, "github", model="./net.py:make").text
 
 
+def test_a_device_is_what_ci_knows_of_it(root: Path, config_folder: Path) -> None:
+    config_folder.mkdir()
+    mine = '[mine]\ndescription = "x"\narch = "aarch64"\ntransport = "ssh"\nruntimes = ["tflite"]\n'
+    (config_folder / "devices.toml").write_text(
+        f'{mine}[pi4]\ntransport = "ssh"\n[pi4.connection]\nhost = "h"\n', "utf-8"
+    )
+    assert "--metric instructions" in made(root, "github").profile
+    with pytest.raises(UserError, match=r"mine is in your devices\.toml"):
+        made(root, "github", device="mine")
+    assert "--device mine" in made(root, "pre-commit", device="mine").profile
+
+
 def test_edgekit_is_installed_from_its_checkout_in_the_repository_else_in_this_version(root: Path) -> None:
     assert f"pip install 'edgekit[all]=={__version__}'" in made(root, "github").text
     assert f'EDGEKIT_VERSION: "{__version__}"' in made(root, "gitlab").text
     assert 'pip install "edgekit[all]==$EDGEKIT_VERSION"' in made(root, "gitlab").text
     checkout = Path(ci.__file__).resolve().parents[2]
-    assert ci.installed(checkout.parent) == f"./{checkout.name}[all]" and ci.installed(checkout) == "./.[all]"
+    assert ci.installed(checkout.parent) == f"./{checkout.name}[all]" and ci.installed(checkout) == ".[all]"
     assert "pip install './vendor/edgekit[all]'" in made(root, "gitlab", install="./vendor/edgekit[all]").text
