@@ -117,9 +117,7 @@ def check_alike(before: Json, after: Json) -> None:
     differs: of the device (profile, board, CPU, governor), threads, runtimes, data, metric, or how it was measured."""
     differing = [*gate.differences(after, before), *differences(before, after)]
     if differing:
-        told = "; ".join(
-            f"{what}: {one} in {before['run']}, {other} in {after['run']}" for what, one, other in differing
-        )
+        told = gate.said_of(differing, before["run"], after["run"])
         raise UserError(f"these runs are not alike: {told}", "make one of them anew, with what the other was made with")
 
 

@@ -109,11 +109,15 @@ def show_judged(found: Judged) -> None:
 
     rows = []
     for row in found.rows:
+        if row.status == "skip":
+            continue
         shown = limits.shown(row.limit, row.figure) if row.figure else "-"
         rows.append((row.status.upper(), row.id, row.limit.metric, shown, row.limit.text))
     print_table(("", "cell", "metric", "figure", "limit"), rows)
+    for cell_id, why in {row.id: row.why for row in found.rows if row.status == "skip"}.items():
+        print(f"SKIP: {cell_id}: {why}")
     for row in found.rows:
-        if row.status != "pass":
+        if row.status not in ("pass", "skip"):
             print(f"{found.counts_as(row).upper()}: {row.id}: {row.limit.metric}: {row.why}{doubt(row)}")
     for note in found.notes:
         print(f"note: {note}")

@@ -39,6 +39,12 @@ def options(cell: Json) -> list[str]:
     return [part for part in str(cell["id"]).rpartition("@")[2].split("+")[1:] if not part.startswith("threads=")]
 
 
+def where(cell: Json) -> str:
+    """The runtime of a cell, with the threads and the options that are not as ever."""
+    threads = [f"threads={cell['threads']}"] if cell["threads"] != 1 else []
+    return " ".join([cell["runtime"], *threads, *options(cell)])
+
+
 def quantized(cells: Sequence[Json]) -> Iterator[Finding]:
     """Smaller precisions that are slower than fp32 beside them, or surely less accurate."""
     floats = {(c["runtime"], c["threads"], *options(c)): c for c in cells if c["precision"] == "fp32"}
@@ -57,7 +63,7 @@ def slower(cell: Json, sibling: Json) -> Finding | None:
     if not ours or not theirs or ours.value <= SLOWER * theirs.value or not surely(ours, theirs):
         return None
     ratio, times = ours.value / theirs.value, f"{duration(ours.value)}, fp32 {duration(theirs.value)}"
-    said = f"{cell['precision']} takes {ratio:.2f}x the time of fp32 in {cell['runtime']} ({times})"
+    said = f"{cell['precision']} takes {ratio:.2f}x the time of fp32 in {where(cell)} ({times})"
     if cell["precision"] == DYNAMIC:
         advice = "its activations are quantized anew in every call: take int8 with calibration"
         return Finding("dynamic-hurts", cell["id"], f"{said}: {advice}", ratio)
@@ -75,7 +81,7 @@ def less_accurate(cell: Json, sibling: Json) -> Finding | None:
     if not sure or (has.value > was.value) != metric.lower:
         return None
     kind = "dynamic-hurts" if cell["precision"] == DYNAMIC else "less-accurate"
-    said = f"{cell['precision']} has {metric.name} {has.value:.4g} in {cell['runtime']}, fp32 {was.value:.4g}"
+    said = f"{cell['precision']} has {metric.name} {has.value:.4g} in {where(cell)}, fp32 {was.value:.4g}"
     advice = "another precision, or other calibration data"
     return Finding(kind, cell["id"], f"{said}: {advice}", has.value - was.value)
 
@@ -96,7 +102,7 @@ def fallen_back(cells: Sequence[Json]) -> Iterator[Finding]:
         share = cell.get("artifact", {}).get("details", {}).get("delegated_share")
         for warning in cell.get("warnings", ()):  # a saved baseline has none
             if warning["code"] in FALLEN_BACK:
-                said = f"{cell['runtime']} {cell['precision']}: {warning['message']}"
+                said = f"{where(cell)} {cell['precision']}: {warning['message']}"
                 yield Finding("fell-back", cell["id"], said, 0.0 if warning["code"] == "no-delegate" else share)
 
 
@@ -115,7 +121,7 @@ def threads(cells: Sequence[Json]) -> Iterator[Finding]:
             if before.high / after.low < (PAYS if with_intervals(before, after) else PAYS / ONE_LAUNCH) and gain < PAYS:
                 times = f"{duration(after.value)} with {more['threads']} threads, {duration(before.value)} with {fewer['threads']}"
                 change = percent(abs(1 - after.value / before.value)) + (" faster" if gain > 1 else " slower")
-                said = f"{more['runtime']} {more['precision']}: {times}, {change}"
+                said = f"{' '.join((more['runtime'], *options(more)))} {more['precision']}: {times}, {change}"
                 yield Finding(
                     "threads-do-not-pay", more["id"], f"{said}: leave the other cores to the rest of the program", gain
                 )

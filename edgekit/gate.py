@@ -18,6 +18,7 @@ from edgekit.types import Json
 LIMIT = 0.01  # counts of the same file repeat within 0.1 %
 # What decides which instructions run, of a device profile.
 PROFILE = ("name", "arch", "transport", "emulation")
+TOLD = 6  # differences that a message names
 Status = Literal["pass", "fail"]
 
 
@@ -142,8 +143,15 @@ def check_alike(after: Json, before: Json) -> None:
     """Both were counted on the same device, with the same runtimes and threads. Raises UserError that names what differs."""
     differing = differences(after, before)
     if differing:
-        told = "; ".join(f"{what}: {one} in the baseline, {other} now" for what, one, other in differing)
+        told = said_of(differing, "the baseline", "the run")
         raise UserError(f"these runs are not alike: {told}", "make the baseline anew with what is used now")
+
+
+def said_of(differing: Sequence[tuple[str, object, object]], before: str, after: str) -> str:
+    """What differs, in words; the first ones where it is much, because another device differs in everything."""
+    told = [f"{what}: {one} in {before}, {other} in {after}" for what, one, other in differing[:TOLD]]
+    more = [f"and {len(differing) - TOLD} more"] if len(differing) > TOLD else []
+    return "; ".join(told + more)
 
 
 def differences(after: Json, before: Json) -> list[tuple[str, object, object]]:
@@ -212,6 +220,8 @@ def notes(after: Json, before: Json) -> Iterator[str]:
     if versions[0] != versions[1]:
         yield f"another edgekit: {versions[0]} in the baseline, {versions[1]} now"
     known = {key_of(cell) for cell in before["cells"] if total_of(cell) is not None}
-    fresh = [str(cell["id"]) for cell in after["cells"] if key_of(cell) not in known]
+    fresh = [
+        str(cell["id"]) for cell in after["cells"] if cell["status"] != "unsupported" and key_of(cell) not in known
+    ]
     if fresh:
         yield f"not in the baseline, or without counts there: {', '.join(fresh)}"

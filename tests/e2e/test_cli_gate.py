@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -133,3 +134,74 @@ def test_advise_on_an_emulated_device_judges_no_latency(cli: CommandLine) -> Non
     assert cli("profile", FAKE_MODEL, "--device", FAKE_BOARD, "--quiet").rc == 0
     ran = cli("advise", "--budget", "p50<=20ms")
     assert ran.rc == 1 and "p50 cannot be judged: its latency is the emulator's" in ran.stdout, ran.stdout
+
+
+def test_a_run_that_ended_early_fails_until_it_is_finished(run: CommandLine) -> None:
+    (run.cwd / "policy.toml").write_text('[limits]\np50_ms = "<= 20"\n')
+    assert run("gate", "--policy", "policy.toml").rc == 0
+    (folder,) = (run.cwd / "results").iterdir()
+    lines = (folder / "measurements.jsonl").read_text().splitlines(keepends=True)
+    (folder / "measurements.jsonl").write_text("".join(lines[:-1]))
+    ran = run("gate", "--policy", "policy.toml")
+    assert ran.rc == 1 and "int8/fake@fake+threads=1: p50: it was to be measured and was not" in ran.stdout, ran.stdout
+    ran = run("gate", "--save", "baseline.json")
+    assert ran.rc == 0 and "ended early or goes on, and says nothing of fake_identity/int8" in ran.stderr
+    assert "ended early" in run("compare", "baseline.json", "last").stdout
+    assert run("profile", FAKE_MODEL, "--resume", folder.name, "--device", FAKE_DEVICE, "--quiet").rc == 0
+    assert run("gate", "--policy", "policy.toml").rc == 0
+
+
+def test_a_figure_that_was_not_measured_does_not_pass_silently(run: CommandLine) -> None:
+    (folder,) = (run.cwd / "results").iterdir()
+    lines = [json.loads(line) for line in (folder / "measurements.jsonl").read_text().splitlines()]
+    del lines[1]["memory"]
+    (folder / "measurements.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for head, rc, word in (("", 1, "FAIL"), ('inconclusive = "pass"\n', 1, "FAIL"), ('missing = "warn"\n', 0, "WARN")):
+        (run.cwd / "policy.toml").write_text(f'{head}[limits]\npeak_mb = "<= 2000"\n')
+        ran = run("gate", "--policy", "policy.toml")
+        assert ran.rc == rc, ran.stdout
+        said = f"{word}: {lines[1]['id']}: peak: it has no peak, the limit is <= 2000 MB (no figure)"
+        assert said in ran.stdout, ran.stdout
+        assert "1 of 2 limits have no figure, which the policy lets count as" in ran.stderr
+
+
+def test_a_cell_that_cannot_be_is_skipped(run: CommandLine) -> None:
+    assert run("profile", FAKE_MODEL, *QUIET, "-p", "fp32,int16x8").rc == 0
+    (run.cwd / "policy.toml").write_text('[limits]\np50_ms = "<= 20"\nsize_mb = "<= 1"\n')
+    ran = run("gate", "--policy", "policy.toml")
+    assert ran.rc == 0, ran.stdout + ran.stderr
+    assert ran.stdout.count("SKIP") == 1 and "passed: 2 limits, 2 skipped" in ran.stdout
+    (run.cwd / "policy.toml").write_text('[cells."*/int16x8/*"]\np50_ms = "<= 20"\n')
+    ran = run("gate", "--policy", "policy.toml")
+    assert ran.rc == 2 and "no cell can be judged by p50 <= 20 ms: unsupported" in ran.stderr
+
+
+def test_a_baseline_of_another_machine_is_refused_by_what_differs(run: CommandLine) -> None:
+    assert run("gate", "--save", "baseline.json").rc == 0
+    form = json.loads((run.cwd / "baseline.json").read_text())
+    for cell in form["cells"]:
+        cell["system"]["cores"] += 1
+    (run.cwd / "baseline.json").write_text(json.dumps(form))
+    (run.cwd / "policy.toml").write_text('[limits]\np50_ms = "<= +5%"\n')
+    for command in (
+        ("gate", "--policy", "policy.toml", "--baseline", "baseline.json"),
+        ("compare", "baseline.json", "last"),
+    ):
+        ran = run(*command)
+        assert ran.rc == 2 and "not alike: system.cores: " in ran.stderr, ran.stderr
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"schema": 1, "run": "r", "device": {}, "cells": [{"precision": 5}]}', "NaN"]
+)
+def test_a_baseline_that_is_none_is_no_traceback(text: str, run: CommandLine) -> None:
+    (run.cwd / "bad.json").write_text(text)
+    (run.cwd / "policy.toml").write_text('[limits]\np50_ms = "<= 5"\n')
+    for command in (
+        ("gate", "last", "--baseline", "bad.json"),
+        ("gate", "bad.json", "--policy", "policy.toml"),
+        ("compare", "bad.json", "last"),
+        ("advise", "bad.json"),
+    ):
+        ran = run(*command)
+        assert ran.rc == 2 and "Traceback" not in ran.stderr, ran.stderr

@@ -134,6 +134,11 @@ def test_int8_that_is_slower_than_fp32(p50_ms: Any, kind: list[str]) -> None:
 def test_the_finding_names_its_figures() -> None:
     (found,) = findings.findings([cell(p50_ms=(9.9, 10.0, 10.1)), cell("int8", p50_ms=(14.9, 15.0, 15.1))])
     assert found.figure == 1.5
+    ids = [f"net/{precision}/tflite@board+threads=2+batch=4" for precision in ("fp32", "int8")]
+    (also,) = findings.findings(
+        [cell(threads=2, p50_ms=10.0, id=ids[0]), cell("int8", threads=2, p50_ms=15.0, id=ids[1])]
+    )
+    assert also.says.startswith("int8 takes 1.50x the time of fp32 in tflite threads=2 batch=4 (15 ms")
     assert found.says == "int8 takes 1.50x the time of fp32 in tflite (15 ms, fp32 10 ms): it bought size, not speed"
 
 

@@ -115,6 +115,11 @@ def test_emulated_time_is_not_compared(side: Any) -> None:
     assert found.notes == ["a-run is held against itself"]
 
 
+def test_cells_are_matched_by_what_stands_behind_the_device(side: Any) -> None:
+    base, new = (report(cell(total=9, id=f"{name}/fp32/tflite@board+threads=1")) for name in ("net@1+2", "net@3+4"))
+    assert verdict(side(base, new), "instructions") == "equal"
+
+
 def test_cells_that_are_gone_or_new_are_told(side: Any) -> None:
     base = report(cell(total=9), cell("int8", total=9), cell("fp16", total=9), failed("int4"), run="base")
     found = side(base, report(cell(total=9), failed(), cell("bf16", total=9), failed("int2"), run="new"))

@@ -125,19 +125,25 @@ def test_another_model_is_what_it_is_for_and_is_said(held: Any) -> None:
 @pytest.mark.parametrize(
     ("now", "named"),
     [
-        (report(cell(runtime_version="2.4.0")), r"the version of tflite: 2.3.0 in the baseline, 2.4.0 now"),
-        (report(cell(threads=4)), r"threads: \[1\] in the baseline, \[4\] now"),
-        (report(cell(), device={**BOARD, "name": "pi5"}), "device.name: pi4 in the baseline, pi5 now"),
+        (report(cell(runtime_version="2.4.0")), r"the version of tflite: 2.3.0 in the baseline, 2.4.0 in the run"),
+        (report(cell(threads=4)), r"threads: \[1\] in the baseline, \[4\] in the run"),
+        (report(cell(), device={**BOARD, "name": "pi5"}), "device.name: pi4 in the baseline, pi5 in the run"),
         (report(cell(), device={**BOARD, "arch": "armv7"}), "device.arch: aarch64"),
         (
             report(cell(), device={**BOARD, "emulation": {"cpu": "cortex-a76", "cores": 4}}),
-            "device.emulation.cpu: cortex-a72 in the baseline, cortex-a76 now",
+            "device.emulation.cpu: cortex-a72 in the baseline, cortex-a76 in the run",
         ),
     ],
 )
 def test_runs_that_are_not_alike_are_refused_by_the_key_that_differs(now: Any, named: str, held: Any) -> None:
     with pytest.raises(UserError, match=named):
         held(now, report(cell()))
+
+
+def test_of_much_that_differs_the_first_is_named(held: Any) -> None:
+    other = {"name": "x", "arch": "y", "transport": "ssh", "emulation": {f"key{number}": number for number in range(9)}}
+    with pytest.raises(UserError, match=r"device.name: pi4 in the baseline, x in the run; .*; and 8 more"):
+        held(report(cell(), device=other), report(cell()))
 
 
 def test_what_describes_a_device_does_not_count(held: Any) -> None:
