@@ -55,7 +55,12 @@ def chosen() -> alt.Parameter:
 
 def scatter() -> alt.LayerChart:
     """Cost against quality, the size of a point being that of the file; those of the Pareto front are ringed and joined."""
-    x = alt.X("x:Q", title="@x", scale=alt.Scale(zero=False, nice=True), axis=alt.Axis(labelExpr=NUMBER, grid=True))
+    x = alt.X(
+        "x:Q",
+        title="@x",
+        scale=alt.Scale(zero=False, nice=True, padding=24),
+        axis=alt.Axis(labelExpr=NUMBER, grid=True),
+    )
     limits = alt.Scale(zero=False, nice=False, domainMin=alt.expr("lowest"), domainMax=alt.expr("highest"))
     y = alt.Y("y:Q", title="@y", scale=limits, axis=alt.Axis(format=".6~g"))
     grey = {"symbolFillColor": SOFT, "symbolStrokeColor": SOFT}
@@ -155,7 +160,7 @@ def launches() -> alt.LayerChart:
 def operators() -> alt.Chart:
     """The operators of one cell that take most of its time, by who runs them."""
     y = alt.Y("label:N", title=None, sort=alt.SortField("order"), axis=alt.Axis(labelLimit=320, ticks=False))
-    hint = told("name:operator", "where:runs on", "time", "share", "macs:MACs")
+    hint = told("name:operator", "where:runs on", "cost", "share", "macs:MACs")
     bar = rows().transform_filter("datum.i === cell").mark_bar(height={"band": 0.7}, opacity=0.85)
     return bar.encode(
         x=alt.X("value:Q", title="@x", axis=alt.Axis(labelExpr=NUMBER)),
@@ -186,6 +191,7 @@ def configured(chart: Any, *more: alt.Parameter) -> dict[str, Any]:
     with_parameters = chart.add_params(*parameters(*more)) if not isinstance(chart, alt.FacetChart) else chart
     text = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"}
     found: dict[str, Any] = with_parameters.configure(
+        aria=False,  # a chart is one picture with a name; what it shows is in the table
         background="transparent",
         font="system-ui, sans-serif",
         axis=alt.AxisConfig(**text, gridColor=LINES, domainColor=SOFT, tickColor=SOFT),

@@ -14,6 +14,7 @@ from edgekit.types import Json
 
 MEBI = 1 << 20
 TOP_OPERATORS = 10
+NAME = 120  # characters
 LAUNCHES, LAUNCH_ROWS = 40, 2400  # of one cell are drawn, more look alike; and of all cells
 CURVES, POINTS = 8, 100  # so many sustained runs are drawn, those of the best steady state, and of each so many points
 WORDS = {
@@ -166,6 +167,19 @@ def classes(cells: Sequence[Json], names: Names) -> Rows:
     return rows
 
 
+def shares(profile: Json) -> list[tuple[Json, float, str]]:
+    """Each operator of a profile, its share of the inference and its cost in words, the dearest first.
+
+    By counted instructions where there are any: they are the board's, and an emulator's time is not.
+    """
+    total, own = profile.get("total_instructions"), profile["operators"]
+    if total:
+        told = [(one, one["instructions"] / total, f"{count(one['instructions'])} instructions") for one in own]
+    else:
+        told = [(one, one["share"], duration(one["ns"])) for one in own]
+    return sorted(told, key=lambda found: (-found[1], found[0]["index"]))
+
+
 def delegations(cells: Sequence[Json], names: Names) -> Rows:
     """The share of a profiled inference by what runs it: each delegate, the runtime's own kernels, and outside any operator."""
     rows = []
@@ -173,39 +187,43 @@ def delegations(cells: Sequence[Json], names: Names) -> Rows:
         profile = cell.get("operators")
         if not profile:
             continue
-        shares: dict[str, float] = {}
-        for one in profile["operators"]:
-            where = one.get("delegate", "runtime")
-            shares[where] = shares.get(where, 0.0) + one["share"]
-        shares["outside any operator"] = profile["unprofiled_share"]
-        for place, (part, share) in enumerate(shares.items()):
+        parts: dict[str, float] = {}
+        for one, share, _ in shares(profile):
+            where = brief(one.get("delegate", "runtime"))
+            parts[where] = parts.get(where, 0.0) + share
+        counted = profile.get("total_instructions")
+        parts["outside any operator"] = max(0.0, 1 - sum(parts.values())) if counted else profile["unprofiled_share"]
+        for place, (part, share) in enumerate(parts.items()):
+            cost = f"{count(share * counted)} instructions" if counted else duration(share * profile["total_ns"])
             row = {"label": names[cell["id"]], "part": part, "place": place, "value": share, "text": f"{share:.1%}"}
-            rows.append(row | {"share": duration(share * profile["total_ns"]), "order": order})
+            rows.append(row | {"share": cost, "order": order})
     return rows
 
 
 def operators(cells: Sequence[Json]) -> Rows:
-    """The operators of each cell (by its index) that take most of its time, and the rest as one; shares of an inference."""
+    """The operators of each cell (by its index) that cost most, and the rest as one; shares of an inference."""
     rows = []
     for index, cell in enumerate(cells):
         profile = cell.get("operators")
         if not profile:
             continue
-        by_time = sorted(profile["operators"], key=lambda one: (-one["ns"], one["index"]))
-        for order, one in enumerate(by_time[:TOP_OPERATORS]):
-            kind = one.get("type") or one["name"]
-            row = {"i": index, "order": order, "label": f"{one['index']} {kind}", "name": one["name"]}
-            row |= {"where": one.get("delegate", "runtime"), "value": one["share"], "share": f"{one['share']:.1%}"}
-            row |= {"time": duration(one["ns"])} | ({"macs": count(one["macs"])} if one.get("macs") else {})
-            rows.append(row)
-        rest = by_time[TOP_OPERATORS:]
+        dearest = shares(profile)
+        for order, (one, share, cost) in enumerate(dearest[:TOP_OPERATORS]):
+            kind = brief(one.get("type") or one["name"])
+            row = {"i": index, "order": order, "label": f"{one['index']} {kind}", "name": brief(one["name"])}
+            row |= {"where": brief(one.get("delegate", "runtime")), "value": share, "share": f"{share:.1%}"}
+            rows.append(row | {"cost": cost} | ({"macs": count(one["macs"])} if one.get("macs") else {}))
+        rest = dearest[TOP_OPERATORS:]
         if rest:
-            share = sum(one["share"] for one in rest)
-            text = {"share": f"{share:.1%}", "time": duration(sum(one["ns"] for one in rest))}
-            name = f"{len(rest)} more"
-            row = {"i": index, "order": TOP_OPERATORS, "label": name, "name": name, "where": "various", "value": share}
-            rows.append(row | text)
+            share = sum(part for _, part, _ in rest)
+            row = {"i": index, "order": TOP_OPERATORS, "label": f"{len(rest)} more", "name": f"{len(rest)} more"}
+            rows.append(row | {"where": "various", "value": share, "share": f"{share:.1%}"})
     return rows
+
+
+def brief(name: str) -> str:
+    """A name out of a model file as a chart has it: of one without end, the beginning."""
+    return name if len(name) <= NAME else f"{name[: NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def launches(lines: Iterable[Json], places: Mapping[str, int]) -> Iterator[Json]:

@@ -53,7 +53,8 @@ def described(
 
     if cost and quality:
         says = "Ringed cells are on the Pareto front: none other is as cheap, good and small. The dashed line leaves size aside."
-        says += " Instructions are compared within a precision only." if cost is choice.INSTRUCTIONS else ""
+        within = " and ".join({"batch": "a batch size"}.get(key, f"a {key}") for key in cost.within)
+        says += f" Cells are compared within {within} only." if within else ""
         unit = "s" if cost.text is duration else ""
         points = rows.scatter(cells, names, cost, quality)
         lowest, highest = limits([row["y"] for row in points])
@@ -94,7 +95,8 @@ def described(
     yield from chart("energy", "bars", "Energy", says, rows.energies(cells, names), x="energy, J", unit="J")
     says = "Latency while the model runs on and on; a device that grows hot slows down."
     yield from chart("sustained", "sustained", "Sustained", says, rows.curves(cells, names))
-    says = "Who runs the operators, as a share of one profiled inference."
+    by_what = profiled(cells)
+    says = f"Who runs the operators, as a share of {by_what}."
     yield from chart(
         "delegation",
         "stacked",
@@ -107,7 +109,7 @@ def described(
     says = "Each launch is a fresh process: the middle half of its calls as a bar, 5 to 95 % as a line, the median as a tick."
     found = list(rows.launches(lines, places))
     yield from chart("launches", "launches", "Launches", says, found, True, x="time of a call, s", unit="s")
-    says = "The operators that take most of the time, as shares of one profiled inference."
+    says = f"The operators that cost most, as shares of {by_what}."
     yield from chart(
         "operators",
         "operators",
@@ -118,6 +120,17 @@ def described(
         x="share of an inference",
         digits=".0%",
     )
+
+
+def profiled(cells: Sequence[Json]) -> str:
+    """What the shares of the operators are shares of."""
+    found = [cell["operators"] for cell in cells if cell.get("operators")]
+    if found and all("total_instructions" in profile for profile in found):
+        return "the instructions of one profiled inference"
+    time = "the time of one profiled inference"
+    if any(profile.get("emulated") and "total_instructions" not in profile for profile in found):
+        return f"{time}, which is the emulator's and not the board's"
+    return time
 
 
 def limits(values: Sequence[float]) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgekit.report import apart
 from edgekit.report.words import count, duration, size
@@ -36,7 +36,7 @@ class Axis:
 
     def group(self, cell: Json) -> tuple[str, ...]:
         """Cells of one group can be compared."""
-        return tuple(str(cell[key]) for key in self.within)
+        return tuple(str(cell.get(key, 1)) for key in self.within)  # without a batch it is 1
 
 
 def figure(*keys: str) -> Callable[[Json], float | None]:
@@ -56,25 +56,37 @@ def mebi(value: float) -> str:
     return f"{value / (1 << 20):.1f} MiB"
 
 
-LATENCY = Axis("latency, median of a call", figure("latency", "p50_ns"), duration)
-ESTIMATE = Axis("latency of the board, estimated", figure("estimate", "latency_ns"), duration)
-# An fp32 instruction takes longer than an int8 one, so their counts are compared within a precision only.
-INSTRUCTIONS = Axis("instructions of an inference", figure("instructions", "total"), count, within=("precision",))
+# What a call costs is compared within a batch size only: a call with more inputs does more.
+LATENCY = Axis("latency, median of a call", figure("latency", "p50_ns"), duration, within=("batch",))
+ESTIMATE = Axis("latency of the board, estimated", figure("estimate", "latency_ns"), duration, within=("batch",))
+# And an fp32 instruction takes longer than an int8 one, so their counts are compared within a precision only.
+INSTRUCTIONS = Axis(
+    "instructions of an inference", figure("instructions", "total"), count, within=("precision", "batch")
+)
 SIZE = Axis("file", figure("artifact", "size_bytes"), size)
 MEMORY = Axis("peak memory", figure("memory", "run_peak_bytes"), mebi)
 
 
 def cost(cells: Sequence[Json]) -> Axis | None:
-    """What an inference costs: time on a real device, else the estimate where all have one, else instructions; else nothing."""
+    """What an inference costs: time on a real device, else the estimate where all have one, else instructions; else nothing.
+
+    Its `within` are those keys alone in which the measured cells differ.
+    """
     measured = [cell for cell in cells if cell["status"] == "ok" and "latency" in cell]
     if not measured:
         return None
     if not any(cell["latency"]["emulated"] for cell in measured):
-        return LATENCY
+        return _of_these(LATENCY, measured)
     for axis in (ESTIMATE, INSTRUCTIONS):
         if all(axis.of(cell) is not None for cell in measured):
-            return axis
+            return _of_these(axis, measured)
     return None
+
+
+def _of_these(axis: Axis, cells: Sequence[Json]) -> Axis:
+    """The axis for these cells."""
+    differ = tuple(key for key in axis.within if len({cell.get(key, 1) for cell in cells}) > 1)
+    return replace(axis, within=differ)
 
 
 def quality(cells: Sequence[Json]) -> Axis | None:
@@ -137,7 +149,7 @@ def pick(cells: Sequence[Json]) -> list[tuple[Json, str]]:
         best = min(kept, key=lambda cell: (axis.of(cell) or 0.0, cell["id"]))
         ties = [cell for cell in kept if not dearer(cell, best, axis)]
         best = min(ties, key=lambda cell: (SIZE.of(cell) or float("inf"), axis.of(cell) or 0.0, cell["id"]))
-        what = "fewest instructions" if axis is INSTRUCTIONS else "fastest"
+        what = "fewest instructions" if axis.of is INSTRUCTIONS.of else "fastest"
         told = "the smallest file of those that cannot be told from the fastest" if len(ties) > 1 else what
         picked.append((best, told + why))
     return picked
@@ -147,7 +159,7 @@ def dearer(cell: Json, best: Json, axis: Axis) -> bool:
     """Whether a cell surely costs more: by the intervals of measured time, by any difference of a count or an estimate."""
     if cell is best:
         return False
-    return apart(cell, best) if axis is LATENCY else (axis.of(cell) or 0.0) > (axis.of(best) or 0.0)
+    return apart(cell, best) if axis.of is LATENCY.of else (axis.of(cell) or 0.0) > (axis.of(best) or 0.0)
 
 
 def as_good(cells: Sequence[Json], axis: Axis | None) -> tuple[list[Json], str]:

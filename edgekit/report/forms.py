@@ -20,7 +20,11 @@ from edgekit.report.words import label
 from edgekit.types import Json
 
 SUMMARY = "GITHUB_STEP_SUMMARY"
-CONTROLS = {code: "?" for code in range(32) if code not in (9, 10, 13)}  # XML 1.0 has no place for these
+# XML 1.0 has no place for these.
+CONTROLS = {code: "?" for code in (*range(32), 0xFFFE, 0xFFFF) if code not in (9, 10, 13)}
+FORMULA = (
+    "=+-@\t\r\n\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}\N{FULLWIDTH HYPHEN-MINUS}\N{FULLWIDTH COMMERCIAL AT}"
+)
 
 
 def together(found: Report | Reports) -> Reports:
@@ -40,16 +44,24 @@ def as_csv(found: Report | Reports) -> str:
     rows.writerow(["run", *(column.name for column in COLUMNS), "warnings"])
     for report in together(found).reports:
         for cell in report.cells:
-            values = [column.of(cell) for column in COLUMNS]
-            rows.writerow([report.run, *("" if value is None else inert(value) for value in values), codes(cell)])
-    return target.getvalue()
+            values = [report.run, *(column.of(cell) for column in COLUMNS), codes(cell)]
+            rows.writerow(["" if value is None else inert(value) for value in values])
+    return storable(target.getvalue())
+
+
+def storable(text: str) -> str:
+    """The same without the lone surrogates that stand for bytes of a file's name which are no text."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def inert(value: Any) -> Any:
     """A value as a spreadsheet reads it: true or false in small letters, an apostrophe before words that begin like a formula."""
     if isinstance(value, bool):
         return str(value).lower()
-    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value
+    if not isinstance(value, str):
+        return value
+    lines = value.replace("\r\n", "\n").replace("\r", "\n")  # a lone \r would end a row
+    return f"'{lines}" if lines.startswith(tuple(FORMULA)) else lines
 
 
 def as_markdown(found: Report | Reports) -> str:
@@ -57,7 +69,7 @@ def as_markdown(found: Report | Reports) -> str:
     reports = together(found)
     parts = [_markdown(report, reports) for report in reports.reports]
     parts += [f"**{escaped(name)}: {escaped(error.message)}**\n" for name, error in reports.errors.items()]
-    return "\n".join(parts)
+    return storable("\n".join(parts))
 
 
 def _markdown(report: Report, reports: Reports) -> str:
@@ -93,7 +105,7 @@ def _markdown(report: Report, reports: Reports) -> str:
     for message, cells in gathered.items():
         where = "" if not cells or len(cells) == len(report.cells) else f"{', '.join(map(escaped, cells))}: "
         lines.append(f"- weak: {where}{escaped(message)}")
-    lines += ["", f"run `{report.run.replace('`', '')}`, edgekit {escaped(str(report.header.get('edgekit', '')))}", ""]
+    lines += ["", f"run {code(report.run)}, edgekit {escaped(str(report.header.get('edgekit', '')))}", ""]
     return "\n".join(lines)
 
 
@@ -103,6 +115,11 @@ def escaped(text: str) -> str:
     return marked.replace("&", "&amp;")
 
 
+def code(text: str) -> str:
+    """A name as code in Markdown: one line without backticks."""
+    return f"`{printable(' '.join(text.split())).replace('`', '') or '?'}`"
+
+
 def as_junit(found: Report | Reports) -> str:
     """JUnit XML: a suite per run and a case per cell, its figures as properties; unsupported cells are skipped ones."""
     root = ElementTree.Element("testsuites", name="edgekit")
@@ -110,7 +127,7 @@ def as_junit(found: Report | Reports) -> str:
         cells = report.cells
         skipped = sum(cell["status"] == "unsupported" for cell in cells)
         counts = {"tests": len(cells), "failures": len(report.failed), "errors": 0, "skipped": skipped}
-        started = str(report.header.get("started", "")).removesuffix("Z")
+        started = clean(str(report.header.get("started", "")).removesuffix("Z"))
         told = {"name": clean(report.run), "timestamp": started, **{key: str(value) for key, value in counts.items()}}
         suite = ElementTree.SubElement(root, "testsuite", told)
         for cell in cells:
@@ -137,14 +154,15 @@ def as_junit(found: Report | Reports) -> str:
 
 def clean(text: str) -> str:
     """Words without the control characters and lone surrogates that XML cannot hold."""
-    return text.translate(CONTROLS).encode("utf-8", "replace").decode()
+    return storable(text.translate(CONTROLS))
 
 
 def as_trace(found: Report | Reports) -> str:
     """The operators of every profiled cell as trace events, for Perfetto (ui.perfetto.dev) and chrome://tracing.
 
     A process per cell; its operators follow one another in the order in which they ran, each as long as its mean (times in us,
-    as the format has it), with its share, shapes, MACs and bytes beside it. What lies between operators is not shown.
+    as the format has it), with its share, shapes, MACs and bytes beside it. What lies between operators is not shown. Of an
+    emulated device the times are the emulator's, which the name of the process says; "instructions" beside them are its own.
     """
     events: list[Json] = []
     for report in together(found).reports:
@@ -157,7 +175,8 @@ def as_trace(found: Report | Reports) -> str:
 
 def _trace(cell: Json, number: int) -> list[Json]:
     """The trace events of one cell."""
-    events: list[Json] = [{"ph": "M", "name": "process_name", "pid": number, "tid": 1, "args": {"name": cell["id"]}}]
+    name = f"{cell['id']} (times of the emulator)" if cell["operators"].get("emulated") else cell["id"]
+    events: list[Json] = [{"ph": "M", "name": "process_name", "pid": number, "tid": 1, "args": {"name": name}}]
     begun = 0
     for row in cell["operators"]["operators"]:
         told = {key: value for key, value in row.items() if key not in ("name", "ns", "index")}

@@ -17,7 +17,7 @@ from typing import Any
 from edgekit import store
 from edgekit.cache import write_text
 from edgekit.errors import EdgekitError
-from edgekit.report import Report, Reports, charts, choice, reproduce, table
+from edgekit.report import Report, Reports, chart_rows, charts, choice, estimated, reproduce, table
 from edgekit.report.columns import COLUMNS, Column
 from edgekit.report.words import label
 from edgekit.types import Json
@@ -25,6 +25,8 @@ from edgekit.types import Json
 NAME = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
 LISTED, NAMED, TOLD = 800, 20, 50  # cells in the table, of those that share a weakness, and of those without figures
+SAID, WORDS = 10, 1500  # sentences of one weakness, and characters of one text out of a run
+LAST_WORDS = 4000  # characters of what a tool said
 Say = Callable[[str], None]
 # The columns of the table, where some cell fills them; the first two where the cells differ in them.
 SHOWN = (
@@ -48,7 +50,8 @@ def leave(run: store.Run, say: Say) -> None:
 def write(report: Report) -> Path:
     """Write the page into the run's folder; its path. Raises SetupError when the disk refuses, UserError for a damaged run."""
     path = report.path / NAME
-    write_text(path, render(report, store.Lines(report.path / store.LINES)))
+    text = render(report, store.Lines(report.path / store.LINES))
+    write_text(path, text.encode("utf-8", "replace").decode())  # a file's name may hold bytes that are no text
     return path
 
 
@@ -63,6 +66,7 @@ def render(report: Report, lines: Iterable[Json]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["brief"] = brief
     texts = {name: (TEMPLATES / name).read_text("utf-8") for name in ("vega.js", "report.js", "report.css")}
     axes = choice.cost(cells), choice.quality(cells)
     front = choice.front(cells, [axis for axis in (*axes, choice.SIZE) if axis is not None]) if axes[0] else set()
@@ -72,7 +76,9 @@ def render(report: Report, lines: Iterable[Json]) -> str:
     figures = list(charts.described(drawn, names, lines, axes))
     return environment.get_template("report.html.j2").render(
         report=report,
-        title=f"{report.header['plan'].get('name', report.header['plan']['model'])} on {report.header['device']['name']}",
+        title=brief(
+            f"{report.header['plan'].get('name', report.header['plan']['model'])} on {report.header['device']['name']}"
+        ),
         tally=tally(cells),
         picks=[{"name": names[cell["id"]], "why": why, "figures": in_short(cell, axes)} for cell, why in picked],
         no_pick=not picked and any(cell["status"] == "ok" for cell in cells),
@@ -87,11 +93,11 @@ def render(report: Report, lines: Iterable[Json]) -> str:
         troubles=troubles(cells, names),
         untold=max(0, sum(cell["status"] != "ok" for cell in cells) - TOLD),
         weaknesses=weaknesses(report, names),
-        noises=table.noises(found),
+        remarks=[*table.noises(found), *estimated.lines(found)],
         parity=parity(cells),
         stated=report.header.get("data", {}).get("stated", ()),
         environment=surroundings(report),
-        command=reproduce.command(report.header),
+        command=brief(reproduce.command(report.header)),
         data={"charts": [{key: chart[key] for key in ("id", "one_cell", "spec", "rows")} for chart in figures]},
         policy=policy(texts["vega.js"], texts["report.js"]),
         licences=Markup((TEMPLATES / "vega.LICENSE.txt").read_text("utf-8")),
@@ -116,7 +122,7 @@ def short_names(found: Reports) -> dict[str, str]:
     seen: dict[str, int] = {}
     for name in short.values():
         seen[name] = seen.get(name, 0) + 1
-    return {cell: name if seen[name] == 1 else cell for cell, name in short.items()}
+    return {cell: chart_rows.brief(name if seen[name] == 1 else cell) for cell, name in short.items()}
 
 
 def tally(cells: list[Json]) -> str:
@@ -189,23 +195,41 @@ def troubles(cells: list[Json], names: dict[str, str]) -> list[Json]:
         {
             "name": names[cell["id"]],
             "mark": table.mark(cell),
-            **{key: cell["error"].get(key) for key in ("message", "hint", "log_tail")},
+            **{key: brief(cell["error"].get(key) or "") for key in ("message", "hint")},
+            "log_tail": (cell["error"].get("log_tail") or "")[-LAST_WORDS:],
         }
         for cell in [cell for cell in cells if cell["status"] != "ok"][:TOLD]
     ]
 
 
 def weaknesses(report: Report, names: dict[str, str]) -> list[Json]:
-    """What is weak about the figures: by its code, the sentences with what to do, and where."""
-    gathered: dict[tuple[str, str], list[str]] = {(one["code"], one["message"]): [] for one in report.warnings}
+    """What is weak about the figures: by its code, the first sentences with what to do, and where; `more` are left out."""
+    gathered: dict[str, dict[str, list[str]]] = {}
+    for one in report.warnings:
+        gathered.setdefault(one["code"], {})[one["message"]] = []
     for cell in report.cells:
         for one in cell["warnings"]:
-            gathered.setdefault((one["code"], one["message"]), []).append(names[cell["id"]])
-    told = []
-    for (code, message), cells in gathered.items():
-        where = ", ".join(cells[:NAMED]) + (f" and {len(cells) - NAMED} more" if len(cells) > NAMED else "")
-        told.append({"code": code, "message": message, "where": where or "the whole run"})
-    return told
+            gathered.setdefault(one["code"], {}).setdefault(one["message"], []).append(names[cell["id"]])
+    return [
+        {
+            "code": code,
+            "said": [(message, placed(cells)) for message, cells in list(said.items())[:SAID]],
+            "more": max(0, len(said) - SAID),
+        }
+        for code, said in gathered.items()
+    ]
+
+
+def placed(cells: list[str]) -> str:
+    """The first of the cells that share a weakness; without any it is the run's."""
+    more = f" and {len(cells) - NAMED} more" if len(cells) > NAMED else ""
+    return ", ".join(cells[:NAMED]) + more or "the whole run"
+
+
+def brief(text: object) -> str:
+    """Words out of a run: of what has no end, the beginning."""
+    told = str(text)
+    return told if len(told) <= WORDS else f"{told[:WORDS]} ... ({len(told) - WORDS} more characters)"
 
 
 def parity(cells: list[Json]) -> str:
@@ -247,6 +271,9 @@ def flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
             yield from flat(one, f"{name} {key}".strip())
     elif isinstance(value, (list, tuple)):
         if value:
-            yield name, ", ".join(json.dumps(one) if isinstance(one, (dict, list)) else str(one) for one in value)
+            yield (
+                name,
+                brief(", ".join(json.dumps(one) if isinstance(one, (dict, list)) else str(one) for one in value)),
+            )
     elif value not in (None, ""):
-        yield name, str(value)
+        yield name, brief(value)

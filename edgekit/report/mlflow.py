@@ -6,7 +6,7 @@ from edgekit.errors import SetupError
 from edgekit.report import Report
 from edgekit.report.columns import COLUMNS, codes, numbers
 
-PARAMETERS = 500  # characters MLflow keeps of one
+PARAMETERS, NAMES = 500, 250  # characters that MLflow takes of a parameter, and at least of a name and of a tag
 
 
 def log(report: Report, uri: str, experiment: str = "edgekit") -> list[str]:
@@ -26,8 +26,9 @@ def log(report: Report, uri: str, experiment: str = "edgekit") -> list[str]:
         number = found.experiment_id if found else client.create_experiment(experiment)
         made = []
         for cell in report.cells:
-            tags = {"edgekit.run": report.run, "edgekit.cell": cell["id"], "edgekit.warnings": codes(cell)}
-            run = client.create_run(number, run_name=cell["id"], tags=tags).info.run_id
+            words = {"run": report.run, "cell": cell["id"], "warnings": codes(cell)}
+            tags = {f"edgekit.{name}": told[:PARAMETERS] for name, told in words.items()}
+            run = client.create_run(number, run_name=cell["id"][:NAMES], tags=tags).info.run_id
             for column in COLUMNS:
                 value = column.of(cell)
                 if not column.number and value is not None:

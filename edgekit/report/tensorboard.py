@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from edgekit.report.columns import COLUMNS
 from edgekit.types import Json
 
 HISTOGRAM = "samples_ns_per_call"
+LONGEST = 200  # characters of a folder name; file systems have room for 255 bytes
 
 
 def write(report: Report, folder: Path) -> list[Path]:
@@ -59,5 +61,9 @@ def add(writer: object, cell: Json, line: Json) -> None:
 
 
 def named(cell_id: str) -> str:
-    """A cell's id as one folder name: digits_cnn,int8,tflite@pi4+threads=1."""
-    return re.sub(r"[^\w.,@+=-]", "_", cell_id.replace("/", ",")).lstrip(".") or "cell"
+    """A cell's id as one folder name: digits_cnn,int8,tflite@pi4+threads=1. One that cannot be told so has its hash behind it."""
+    plain = cell_id.replace("/", ",")
+    name = re.sub(r"[^\w.,@+=-]", "_", plain, flags=re.ASCII).lstrip(".")[:LONGEST]
+    if name and name == plain:
+        return name
+    return f"{name or 'cell'}-{hashlib.sha256(cell_id.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"

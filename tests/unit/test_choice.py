@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from edgekit.report import choice
@@ -70,16 +71,28 @@ def test_instructions_are_compared_within_a_precision_only() -> None:
         cell("float", 9, 0.9, instructions=100), cell("slow float", 9, 0.9, instructions=200),
         cell("int8", 9, 0.9, instructions=150, precision="int8"),
     )  # fmt: skip
-    assert choice.cost(cells) is choice.INSTRUCTIONS
+    axis = choice.cost(cells)
+    assert axis is not None and axis.of is choice.INSTRUCTIONS.of and axis.within == ("precision",)
     assert picked(*cells) == ["float", "int8"]
     assert members(*cells) == {"float", "int8"}
 
 
+def test_a_call_with_more_inputs_is_not_held_against_one_with_fewer() -> None:
+    cells = (cell("one", 10, 0.9), cell("one more", 12, 0.9), cell("four", 30, 0.9, batch=4))
+    assert picked(*cells) == ["one", "four"]
+    assert members(*cells) == {"one", "four"}
+    axis = choice.cost(cells)
+    assert axis is not None and axis.within == ("batch",)
+    counted = [cell(name, 9, 0.9, instructions=n, batch=b) for name, n, b in (("x", 100, 1), ("y", 380, 4))]
+    assert picked(*counted) == ["x", "y"]
+
+
 def test_under_emulation_an_estimate_that_all_have_decides() -> None:
     cells = [cell(name, 9, 0.9, instructions=100, estimate={"latency_ns": ns}) for name, ns in (("a", 20), ("b", 10))]
-    assert choice.cost(cells) is choice.ESTIMATE
+    assert choice.cost(cells) == replace(choice.ESTIMATE, within=())
     assert picked(*cells) == ["b"]
-    assert choice.cost([*cells, cell("c", 9, instructions=1, estimate={"refused": "why"})]) is choice.INSTRUCTIONS
+    refused = choice.cost([*cells, cell("c", 9, instructions=1, estimate={"refused": "why"})])
+    assert refused == replace(choice.INSTRUCTIONS, within=())
 
 
 def test_nothing_is_picked_where_nothing_tells_the_cost() -> None:

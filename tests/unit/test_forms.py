@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import itertools
 import json
@@ -119,13 +120,12 @@ def test_the_markdown_and_the_terminal_say_figures_alike(report: Report) -> None
     target = io.StringIO()
     table.show(report, Console(width=200, file=target, highlight=False, color_system=None))
     shown, page = target.getvalue(), forms.as_markdown(report)
-    for cell in report.cells[:3]:
-        for name in ("p50_ns", "file_bytes", "p50_half_width"):
+    rows = [line for line in shown.splitlines() if re.search(r"(tflite|onnxruntime) +(fp32|int8)", line)]
+    for cell, row in zip(report.cells[:3], rows, strict=False):
+        for name in ("p50_ns", "file_bytes", "p50_half_width", "run_peak_bytes", "load_peak_bytes"):
             text = next(column for column in COLUMNS if column.name == name).text(cell)
-            assert text in shown and text in page, text
-        for name in ("run_peak_bytes", "load_peak_bytes"):
-            text = next(column for column in COLUMNS if column.name == name).text(cell)
-            assert text.removesuffix(" MiB") in shown and text in page, text
+            assert text in page, text
+            assert re.search(rf"(?<![\d.]){re.escape(text.split()[0])}(?![\d.])", row), (name, text)
 
 
 def test_hostile_words_are_inert(report: Report) -> None:
@@ -137,6 +137,57 @@ def test_hostile_words_are_inert(report: Report) -> None:
     failure = ElementTree.fromstring(forms.as_junit(report)).find(".//failure")
     assert failure is not None and failure.attrib["message"].startswith("=cmd()<script>alert('x')</script> | ?[31mred?")
     assert failure.text and "]]> last words?" in failure.text
+
+
+def hostile(report: Report, name: str) -> Report:
+    """The report with this as the name of its run, and in its cells as their id, error and the code of a warning."""
+    error = {"kind": "crashed", "message": name, "hint": "", "log_tail": name}
+    cells = [
+        {
+            **cell,
+            "id": name,
+            "model": name,
+            "error": error,
+            "status": "failed",
+            "warnings": [{"code": name, "message": name}],
+        }
+        for cell in report.cells
+    ]
+    return dataclasses.replace(report, run=name, cells=cells)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "=1+1",
+        "+1",
+        "-1",
+        "@x",
+        "\t=1",
+        "\r=1",
+        "\n=1",
+        "\N{FULLWIDTH EQUALS SIGN}1",
+        "\udcff=1",
+        "a\x00\ufffe\uffff\x1bb",
+    ],
+)
+def test_no_form_can_be_broken_by_a_name(report: Report, name: str) -> None:
+    """No word of a table begins like a formula, XML stays XML, and each form can be written."""
+    one = hostile(report, name)
+    for form in forms.FORMS.values():
+        form(one).encode("utf-8")
+    for row in csv.reader(io.StringIO(forms.as_csv(one))):
+        assert not [
+            word for word in row if word.startswith(tuple("=+-@\t\r\n\N{FULLWIDTH EQUALS SIGN}")) and not number(word)
+        ]
+    assert len(list(ElementTree.fromstring(forms.as_junit(one)).iter("testcase"))) == len(report.cells)
+    page = forms.as_markdown(one)
+    assert "\x1b" not in page and "\x00" not in page
+
+
+def number(word: str) -> bool:
+    """Whether a spreadsheet takes this for a number."""
+    return re.fullmatch(r"-?\d+(\.\d+)?(e[+-]?\d+)?", word) is not None
 
 
 def test_a_suite_counts_its_failures_and_what_is_unsupported(report: Report) -> None:
@@ -159,6 +210,13 @@ def test_a_trace_shows_the_operators_one_after_the_other(report: Report) -> None
     for before, after in itertools.pairwise(spans):
         assert after["ts"] == pytest.approx(before["ts"] + before["dur"])
     assert [span["cat"] for span in spans] == ["XNNPACK", "XNNPACK", "runtime"]
+
+
+def test_a_trace_says_whose_time_it_is(report: Report) -> None:
+    cell = report.cells[0]
+    emulated = {**cell, "operators": {**cell["operators"], "emulated": True}}
+    trace = json.loads(forms.as_trace(dataclasses.replace(report, cells=[emulated])))
+    assert trace["traceEvents"][0]["args"]["name"] == f"{cell['id']} (times of the emulator)"
 
 
 def test_several_devices_stand_in_one_form(report: Report) -> None:
@@ -202,6 +260,15 @@ def test_what_is_not_installed_is_named_with_its_extra(
         write[package]()
     assert caught.value.hint == f"pip install 'edgekit[{extra}]'"
     assert not list(tmp_path.rglob("events*"))
+
+
+def test_the_folders_of_tensorboard_fit_every_file_system_and_are_each_cells_own() -> None:
+    usual = "digits_cnn/int8/tflite@pi4+threads=1"
+    assert tensorboard.named(usual) == "digits_cnn,int8,tflite@pi4+threads=1"
+    names = ["a b/x", "a_b/x", "a\N{SNOWMAN}b/x", "..", "", "/", "x" * 10_000, "x" * 10_001, "\udcff"]
+    told = [tensorboard.named(name) for name in names]
+    assert len(set(told)) == len(names)
+    assert all(re.fullmatch(r"[\w,@+=-][\w.,@+=-]*", one, re.ASCII) and len(one) < 255 for one in told)
 
 
 def test_a_report_does_not_keep_the_samples_in_memory(tmp_path: Path) -> None:

@@ -173,3 +173,47 @@ def test_an_accuracy_has_its_interval_and_an_axis_room(tmp_path: Path) -> None:
     assert charts.limits([0.5, 0.7]) == (pytest.approx(0.48), pytest.approx(0.72))
     assert charts.limits([0.99, 0.99])[1] == pytest.approx(0.9999) and charts.limits([0.995])[1] == 1.0
     assert charts.limits([30.0]) == (pytest.approx(29.7), pytest.approx(30.3))
+
+
+def test_operators_of_an_emulated_device_are_told_by_their_instructions(tmp_path: Path) -> None:
+    line = made.line(1)
+    profile = line["operators"] | {"emulated": True, "total_instructions": 1000}
+    for index, one in enumerate(
+        profile["operators"]
+    ):  # the dearest by the emulator's time is the cheapest by its count
+        one |= {"ns": 1000 * (index + 1), "share": 0.9 if index == 13 else 0.005, "instructions": 120 - 8 * index}
+    _, text = written(tmp_path, [line | {"operators": profile}], emulated=True)
+    rows = chart(text, "operators")
+    assert [row["value"] for row in rows][:3] == [0.12, 0.112, 0.104]
+    assert rows[0]["cost"] == "120 instructions"
+    shares = {row["part"]: row["value"] for row in chart(text, "delegation")}
+    assert shares["runtime"] == pytest.approx(sum(120 - 8 * index for index in range(0, 14, 3)) / 1000)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert "shares of the instructions of one profiled inference" in text
+    uncounted = {key: value for key, value in profile.items() if key != "total_instructions"}
+    _, text = written(tmp_path / "vm", [line | {"operators": uncounted}], emulated=True)
+    assert "the emulator&#39;s and not the board&#39;s" in text
+
+
+def test_words_without_end_do_not_make_a_page_without_end(tmp_path: Path) -> None:
+    name = "n" * 10_000
+    lines = [made.line(number, name, launches=2, samples=5) for number in range(100)]
+    for number, line in enumerate(lines):
+        line["warnings"] = [{"code": "busy", "message": f"{number} {name}"}]
+    failed = [made.failed(name + str(number)) for number in range(50)]
+    _, text = written(tmp_path, [*lines, *failed], name=name)
+    assert len(text.encode()) < 3_000_000
+    assert "90 more such figures are in measurements.jsonl" in text
+
+
+def test_a_name_that_is_no_text_is_written_too(tmp_path: Path) -> None:
+    _, text = written(tmp_path, [made.line(1, "net\udcff")], name="net\udcff")
+    assert "net? on board" in text
+
+
+def test_why_there_is_no_estimate_is_said(tmp_path: Path) -> None:
+    report = Report.load(made.write(tmp_path, [made.line(1)], emulated=True))
+    (cell,) = report.cells
+    cell["estimate"] = {"refused": "no figures of this board <are> published"}
+    text = report_html.render(report, [])
+    assert "not estimated: no figures of this board &lt;are&gt; published" in text

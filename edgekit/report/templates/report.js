@@ -1,5 +1,6 @@
 "use strict";
 // Draws the charts, lets the table be sorted and a cell be chosen. What they show is in #data; nothing else is read.
+// The first chart is drawn at once and the others when there is time, so that a large page can be used before all are there.
 (() => {
   const { charts } = JSON.parse(document.getElementById("data").textContent);
   const choice = document.getElementById("choice");
@@ -8,13 +9,37 @@
   // The expressions of a chart are interpreted, so that the page's policy need not allow eval.
   const options = { mode: "vega-lite", renderer: "svg", actions: false, ast: true, tooltip: { theme: "custom", disableDefaultStyle: false } };
 
+  const waiting = [...charts];
+  let drawing = Promise.resolve();
+
   async function draw(chart) {
     const place = document.querySelector(`#${chart.id} .chart`);
     const spec = { ...chart.spec, datasets: { rows: chart.rows } };
     const { view } = await window.vegaEmbed(place, spec, options);
     if (chart.one_cell) {
       views.push([view, place, new Set(chart.rows.map((row) => row.i))]);
+      await choose();
     }
+  }
+
+  // One after the other, in their order.
+  function next() {
+    const chart = waiting.shift();
+    drawing = drawing.then(() => draw(chart)).catch((error) => console.error(error));
+    return drawing;
+  }
+
+  const pause = () => new Promise((done) => (window.requestIdleCallback ?? setTimeout)(done, { timeout: 100 }));
+
+  async function drawAll() {
+    while (waiting.length) {
+      await next();
+      performance.mark("chart");
+      await pause();
+    }
+    await drawing;
+    document.documentElement.dataset.drawn = charts.length;
+    performance.mark("drawn");
   }
 
   async function choose() {
@@ -50,9 +75,14 @@
   for (const heading of document.querySelectorAll("thead th")) {
     heading.firstElementChild.addEventListener("click", () => sort(heading));
   }
-  // A printed page cannot be opened further.
+  choice?.addEventListener("change", choose);
+
+  // A printed page cannot be opened further, nor wait for its charts.
   const closed = [];
   addEventListener("beforeprint", () => {
+    while (waiting.length) {
+      next();
+    }
     for (const details of document.querySelectorAll("details:not([open])")) {
       details.open = true;
       closed.push(details);
@@ -64,15 +94,5 @@
     }
   });
 
-  (async () => {
-    for (const chart of charts) {
-      await draw(chart);
-    }
-    if (choice) {
-      choice.addEventListener("change", choose);
-      await choose();
-    }
-    performance.mark("drawn");
-    document.documentElement.dataset.drawn = charts.length;
-  })().catch((error) => console.error(error));
+  drawAll();
 })();
