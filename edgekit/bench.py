@@ -119,7 +119,8 @@ def prepare(
         plan.check_alike(earlier, headers[0])
         earlier.forget_lost()
     runs = [earlier or store.Run.create(request.output, header) for header in headers]
-    lefts = [[cell for cell in cells if cell.id not in run.done()] for run, cells in zip(runs, matrices, strict=True)]
+    done = [run.done() for run in runs]
+    lefts = [[cell for cell in cells if cell.id not in ids] for ids, cells in zip(done, matrices, strict=True)]
     wanted = [(cell.format, cell.precision, cell.batch) for cell in itertools.chain(*lefts)]
     artifacts = artifacts_of(model, wanted, inputs, say)
     jobs = []
@@ -146,14 +147,21 @@ def carry_out(job: Job) -> None:
 
 def measure_all(job: Job) -> None:
     """The cells of a job, one after another."""
-    with disk_errors("temporary files"), job.run.claimed(), job.line as line:
+    with (
+        disk_errors("temporary files"),
+        job.run.claimed(),
+        job.line as line,
+        tempfile.TemporaryDirectory(
+            prefix="edgekit-"
+        ) as folder,  # one for all cells: it takes longer than most of a small one
+    ):
         for runtime, group in itertools.groupby(job.left, key=lambda cell: cell.runtime):
             with Agents(line, runtime) as agents:
                 for cell in group:
                     job.say(f"cell {len(job.run.lines) + 1} of {len(job.run.header['plan']['cells'])}: {cell.id}")
                     found: Json = {}
                     try:
-                        measured = measure_cell(job.subject, cell, agents, found, job.say)
+                        measured = measure_cell(job.subject, cell, agents, Path(folder), found, job.say)
                         line.check()  # what was ended by us is no failure of the cell
                     except (KeyboardInterrupt, DeviceError):
                         if "sustained" in found:  # what came of a long curve is not thrown away
@@ -252,7 +260,7 @@ class Agents:
         self.drop()
 
 
-def measure_cell(subject: Subject, cell: Cell, agents: Agents, found: Json, say: Say) -> Measurement:
+def measure_cell(subject: Subject, cell: Cell, agents: Agents, folder: Path, found: Json, say: Say) -> Measurement:
     """One cell, whatever happens: the place that turns an error into a Measurement. What was found out is kept, and in `found`.
 
     Raises SetupError for what this machine lacks: it is mended, and the run finished with --resume.
@@ -261,19 +269,18 @@ def measure_cell(subject: Subject, cell: Cell, agents: Agents, found: Json, say:
         live = agents.get()  # before converting: a device that does not answer is known in seconds, not minutes
         artifact = subject.artifacts.get(cell.format, cell.precision, cell.batch)
         found["artifact"] = describe(artifact)
-        with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
-            found["environment"] = {"greeting": live.greeting, "versions": live.versions}
-            request = deploy(subject, cell, artifact, live, Path(folder))
-            verify(subject, artifact, live, request, Path(folder), found, say)
-            timing.measure(subject, cell, live, request, found, say)
-            wanted = subject.request
-            if wanted.operators or wanted.require_full_delegation:
-                operators.measure(subject, cell, live, request, found, say)
-            if wanted.sustained_s:
-                sustained.measure(subject, cell, live, request, found, say)
-            if wanted.energy:
-                energy.measure(subject, cell, live, request, found, say)
-            agents.line.confirm()
+        found["environment"] = {"greeting": live.greeting, "versions": live.versions}
+        request = deploy(subject, cell, artifact, live, folder)
+        verify(subject, artifact, live, request, folder, found, say)
+        timing.measure(subject, cell, live, request, found, say)
+        wanted = subject.request
+        if wanted.operators or wanted.require_full_delegation:
+            operators.measure(subject, cell, live, request, found, say)
+        if wanted.sustained_s:
+            sustained.measure(subject, cell, live, request, found, say)
+        if wanted.energy:
+            energy.measure(subject, cell, live, request, found, say)
+        agents.line.confirm()
         return Measurement(cell, "ok", **found)
     except Unsupported as error:
         return Measurement(cell, "unsupported", error=failure("unsupported", error), **found)

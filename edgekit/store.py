@@ -10,10 +10,11 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from edgekit import places
 from edgekit.cache import disk_errors, write_text
@@ -32,9 +33,9 @@ def new_run_id(model: str, device: str) -> str:
 
 
 class Run:
-    """A run's folder. `lines` are the measurements in it, as plain JSON, in the order they were made."""
+    """A run's folder. `lines` are the measurements in it, as plain JSON, in the order they were made; they stay on the disk."""
 
-    def __init__(self, path: Path, header: Json, lines: list[Json], torn: bool = False) -> None:
+    def __init__(self, path: Path, header: Json, lines: Kept, torn: bool = False) -> None:
         self.path = path
         self.header = header
         self.lines = lines
@@ -59,7 +60,7 @@ class Run:
                     text = json.dumps({"schema": SCHEMA, **header}, indent=1)
         write_text(path / HEADER, text + "\n")
         places.note(parent)
-        return cls(path, {"schema": SCHEMA, **header}, [])
+        return cls(path, {"schema": SCHEMA, **header}, Kept(path / LINES))
 
     @classmethod
     def load(cls, path: Path) -> Run:
@@ -67,7 +68,9 @@ class Run:
         header = read_header(path)
         size = size_of(path / LINES)
         lines = Lines(path / LINES)
-        run = cls(path, header, list(lines), lines.torn)
+        run = cls(
+            path, header, Kept(path / LINES, ((start, str(line["id"])) for start, line in lines.placed())), lines.torn
+        )
         run.size = size
         return run
 
@@ -92,7 +95,7 @@ class Run:
         target = self.path / LINES
         with disk_errors("the measurement"):
             if self.torn or self.stale:
-                write_text(target, "".join(json.dumps(kept) + "\n" for kept in self.lines))
+                self.lines.rewrite()
                 self.torn = self.stale = False
             # Unbuffered: a buffer that a full disk refused would be written again by truncate() and close().
             with target.open("ab", buffering=0) as stream:
@@ -105,18 +108,81 @@ class Run:
                 except OSError:
                     stream.truncate(start)
                     raise
-        self.lines.append(line)
+        self.lines.add(start, line["id"])
         return line
 
     def forget_lost(self) -> None:
         """Drop the cells that were lost with the device or its link, or interrupted: they are measured again."""
-        kept = [line for line in self.lines if (line.get("error") or {}).get("kind") not in ("device", "interrupted")]
-        self.stale = self.stale or len(kept) < len(self.lines)
-        self.lines = kept
+        lost = [(line.get("error") or {}).get("kind") in ("device", "interrupted") for line in self.lines]
+        self.stale = self.stale or any(lost)
+        self.lines.drop(lost)
 
     def done(self) -> set[str]:
         """The ids of the cells that have a line."""
-        return {str(line["id"]) for line in self.lines}
+        return set(self.lines.ids)
+
+
+class Kept(Sequence[Json]):
+    """The measurements of a run that grows: in memory is where each begins in the file, and the id of its cell.
+
+    Raises UserError when a line is no longer there as it was.
+    """
+
+    def __init__(self, path: Path, placed: Iterable[tuple[int, str]] = ()) -> None:
+        self.path = path
+        self.starts = array("Q")
+        self.ids: list[str] = []
+        for start, name in placed:
+            self.add(start, name)
+
+    def add(self, start: int, name: str) -> None:
+        """The line of the cell `name` begins at that byte."""
+        self.starts.append(start)
+        self.ids.append(name)
+
+    def drop(self, lost: Sequence[bool]) -> None:
+        """Forget the lines that are lost; they stay in the file until `rewrite`."""
+        kept = [(start, name) for start, name, gone in zip(self.starts, self.ids, lost, strict=True) if not gone]
+        self.starts, self.ids = array("Q", [start for start, _ in kept]), [name for _, name in kept]
+
+    def rewrite(self) -> None:
+        """Make the file anew of these lines alone. Raises SetupError."""
+        rows = [json.dumps(line) + "\n" for line in self]
+        write_text(self.path, "".join(rows))
+        self.starts = array("Q", itertools.accumulate((len(row.encode()) for row in rows[:-1]), initial=0))[: len(rows)]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def _at(self, starts: Iterable[int]) -> Iterator[Json]:
+        try:
+            with contextlib.ExitStack() as stack:
+                stream = None
+                for start in starts:
+                    stream = stream or stack.enter_context(self.path.open("rb"))
+                    stream.seek(start)
+                    yield dict(json.loads(stream.readline()))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.path} was changed by somebody else meanwhile: {error}", "resume the run") from error
+
+    def __iter__(self) -> Iterator[Json]:
+        return self._at(self.starts)
+
+    @overload
+    def __getitem__(self, place: int) -> Json: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Json]: ...
+    def __getitem__(self, place: int | slice) -> Json | list[Json]:
+        if isinstance(place, slice):
+            return list(self._at(self.starts[place]))
+        return next(self._at([self.starts[place]]))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(one == two for one, two in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]  # it grows
 
 
 class Lines:
@@ -130,7 +196,12 @@ class Lines:
         self.torn = False
 
     def __iter__(self) -> Iterator[Json]:
+        return (line for _, line in self.placed())
+
+    def placed(self) -> Iterator[tuple[int, Json]]:
+        """Each measurement with the byte of the file at which it begins."""
         self.torn = False
+        start = 0
         try:
             stream = self.path.open("rb")
         except FileNotFoundError:
@@ -151,7 +222,8 @@ class Lines:
                 if not isinstance(line, dict) or not {"id", "cell", "status"} <= set(line):
                     message = f"{self.path}:{number}: not a measurement"
                     raise UserError(message, "restore the file, or remove that line")
-                yield line
+                yield start, line
+                start += len(row)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import resource
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -228,3 +229,62 @@ def test_what_is_no_json_is_never_written(run: store.Run, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="not JSON compliant"):
         store.Run.create(tmp_path, {**HEADER, "run": "other", "limit": float("inf")})
     assert not (tmp_path / "other" / "run.json").exists()
+
+
+def test_the_lines_of_a_run_are_read_where_they_lie(run: store.Run) -> None:
+    for number in range(1, 5):
+        run.append(measurement(f"p{number}", launches=({"samples_ns": [number]},), warnings=(Caveat("x", "\u00e9"),)))
+    for one in (run, store.Run.load(run.path)):
+        whole = [json.loads(line) for line in lines_of(run)]
+        assert list(one.lines) == whole == one.lines and len(one.lines) == 5
+        assert one.lines[2] == whole[2] and one.lines[-1] == whole[-1]
+        assert one.lines[1:4] == whole[1:4] and one.lines[:0] == []
+        assert one.lines != whole[:-1] and one.lines != [*whole[:-1], {}] and one.lines != 5
+        with pytest.raises(IndexError):
+            one.lines[5]
+
+
+def test_what_was_made_anew_after_a_loss_is_still_found_line_by_line(run: store.Run) -> None:
+    lost = {"kind": "device", "message": "no"}
+    for name in ("p1", "p2", "p3"):
+        run.append(Measurement(measurement(name).cell, "failed", error=lost if name == "p2" else None))
+    loaded = store.Run.load(run.path)
+    loaded.forget_lost()
+    for name in ("p4", "p5"):
+        loaded.append(measurement(name))
+    assert [line["cell"]["precision"] for line in loaded.lines] == ["fp32", "p1", "p3", "p4", "p5"]
+    assert loaded.lines == store.Run.load(run.path).lines
+    assert len(lines_of(run)) == 5
+
+
+def test_a_run_that_lost_every_line_begins_anew(tmp_path: Path) -> None:
+    run = store.Run.create(tmp_path, HEADER)
+    run.append(Measurement(measurement("p1").cell, "failed", error={"kind": "device", "message": "no"}))
+    run.forget_lost()
+    assert not run.lines and run.done() == set()
+    run.append(measurement("p2"))
+    assert [line["cell"]["precision"] for line in run.lines] == ["p2"]
+    assert run.lines == store.Run.load(run.path).lines
+
+
+def test_a_file_that_somebody_else_changed_is_no_traceback(run: store.Run) -> None:
+    (run.path / "measurements.jsonl").write_text('"cut', "utf-8")
+    with pytest.raises(UserError, match="was changed by somebody else"):
+        list(run.lines)
+    (run.path / "measurements.jsonl").unlink()
+    with pytest.raises(UserError, match="was changed by somebody else"):
+        run.lines[0]
+
+
+def test_a_run_needs_no_memory_for_its_samples(run: store.Run) -> None:
+    samples = list(range(10**9, 10**9 + 2_000))
+    run.append(measurement("p0", launches=({"samples_ns": samples},)))
+    tracemalloc.start()
+    try:
+        for number in range(1, 101):
+            run.append(measurement(f"p{number}", launches=({"samples_ns": samples},)))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(run.lines) == 102
+    assert kept < 100 * 2_000, "bytes; a hundred lines of 22 kB each are on the disk"
