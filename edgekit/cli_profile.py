@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit import cli_devices, errors
+from edgekit import cli_devices, errors, terminal
 from edgekit.arguments import Parser, add_source_options, names, numbers, positive, seconds
 from edgekit.errors import DeviceBusy, EdgekitError, SetupError, UserError
 from edgekit.terminal import complain, explain, print_json, silence
@@ -106,7 +106,9 @@ def add_command(command: Callable[[str, str, str, Callable[[argparse.Namespace],
     )
     profile.add_argument("--energy", action="store_true", help="energy per inference, where the device can tell it")
     profile.add_argument(
-        "--power-meter", metavar="TTY", help="a power meter on a serial line of this machine (docs/measurement.md)"
+        "--power-meter",
+        metavar="TTY",
+        help="a power meter on a serial line of this machine (docs/sustained-and-energy.md)",
     )
     profile.add_argument(
         "--output", "-o", metavar="DIR", default="results", help="where runs are written (default: results)"
@@ -221,11 +223,9 @@ def present(report: Report | Reports, args: argparse.Namespace) -> None:
     if args.json:
         print_json(report.to_json())
         return
-    from rich.console import Console
-
     from edgekit.report.table import show
 
-    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    console = terminal.console(sys.stdout)
     with console.capture() as drawn:  # rich would end the process by itself when the reader is gone
         show(report, console)
     print(drawn.get(), end="")

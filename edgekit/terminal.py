@@ -9,17 +9,36 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from edgekit.errors import EXIT_BUG, ConvertError, EdgekitError
+from edgekit.inert import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 TAIL_LINES = 8
+PLAIN_WIDTH = 100  # of a table that goes into a file or a pipe
+NO = ("", "0", "false")
+
+
+def console(stream: TextIO) -> Console:
+    """A stream to draw on: as wide as its terminal, else PLAIN_WIDTH; colours on a terminal that has them.
+
+    NO_COLOR takes the colours away, FORCE_COLOR (but 0) brings them into files and pipes, TERM=dumb has none.
+    """
+    from rich.console import Console
+
+    terminal = bool(stream.isatty())
+    forced = os.environ.get("FORCE_COLOR", "").lower() not in NO and not os.environ.get("NO_COLOR")
+    width = None if terminal else PLAIN_WIDTH
+    return Console(file=stream, width=width, highlight=False, force_terminal=terminal or forced)
 
 
 def complain(text: str) -> None:
     """One line on stderr; no matter when nobody reads it."""
     with contextlib.suppress(OSError):
-        print(f"edgekit: {text}", file=sys.stderr, flush=True)
+        print(f"edgekit: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def explain(error: EdgekitError, of: str = "") -> None:
@@ -31,7 +50,7 @@ def explain(error: EdgekitError, of: str = "") -> None:
     tail = error.log_tail.splitlines()[-TAIL_LINES:] if isinstance(error, ConvertError) else []
     with contextlib.suppress(OSError):
         for line in [*error.hint.splitlines(), *(f"| {line}" for line in tail)]:
-            print(f"  {line}", file=sys.stderr)
+            print(f"  {printable(line)}", file=sys.stderr)
 
 
 def print_json(value: Any) -> None:
@@ -41,6 +60,7 @@ def print_json(value: Any) -> None:
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Left-aligned columns, the last one as long as it is."""
+    rows = [[printable(text) for text in row] for row in rows]
     widths = [max(len(row[index]) for row in [heads, *rows]) for index in range(len(heads) - 1)]
     for row in [heads, *rows]:
         print("  ".join(text.ljust(width) for text, width in zip(row, [*widths, 0], strict=True)).rstrip())

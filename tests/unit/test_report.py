@@ -1,4 +1,4 @@
-"""The report: the machine form leaves out what was not measured, the table fits and cuts no figure short, and distrusts aloud."""
+"""The report: the machine form leaves out what was not measured, and distrusts aloud."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from edgekit import caveats, noise, store
+from edgekit import noise, store
 from edgekit.report import Report, table
 from edgekit.types import Cell, Measurement, to_json
 
@@ -154,21 +154,6 @@ def test_no_difference_is_claimed_where_the_intervals_overlap() -> None:
         assert codes(report(fp32, other), 1) == (["slower-runtime"] if warned else [])
 
 
-def test_the_table_shows_intervals_and_marks_those_that_are_too_wide() -> None:
-    narrow, wide = timed(*[2_000_000] * 6), timed(*range(1_000_000, 2_000_001, 200_000), precision="int8")
-    text = shown(report(narrow, wide, target=0.02))
-    assert "2 ms ±0.0 %\n" in "".join(f"{line.rstrip()}\n" for line in text.splitlines())
-    assert "1.5 ms ±33 % ?" in text
-    assert "?" not in shown(report(narrow, wide)), "nobody wanted it narrower"
-    assert "±" not in shown(report(narrow, wide, emulated=True, target=0.02)), "an emulator's time has no error bar"
-    assert "±" not in shown(report(cell())), "one launch has none"
-
-
-@pytest.mark.parametrize(("share", "text"), [(0.0, "0.0 %"), (0.0994, "9.9 %"), (0.0996, "10 %"), (0.5, "50 %")])
-def test_percents(share: float, text: str) -> None:
-    assert table.percent(share) == text
-
-
 def test_the_noise_of_the_device_is_printed(cold_cache: Path) -> None:
     text = shown(report(cell()))
     assert "A/A noise of this device: not calibrated: edgekit calibrate --device pi4" in text
@@ -243,7 +228,7 @@ def test_weights_that_stayed_as_they_were_are_said_aloud() -> None:
     kept = {"weights": {"float32": 9, "int8": 1}, "weights_quantized_share": 0.1, "weights_half_share": 0.0}
     made = report(cell(details=kept), cell("int8_weight", details=kept), cell("fp16", details=kept))
     assert [codes(made, index) for index in range(3)] == [[], ["weights-kept"], ["weights-kept"]]
-    assert "only 10% of the weights became smaller by int8_weight" in shown(made, 200)
+    assert "only 0% to 10% of the weights became smaller by int8_weight/fp16" in shown(made, 200)
 
 
 def test_kernels_that_are_known_to_be_slow_are_said_aloud_even_where_time_says_nothing() -> None:
@@ -261,135 +246,3 @@ def test_the_weaknesses_of_a_whole_run() -> None:
     assert report(cell()).warnings == []
     unmeasured = report(cell(status="failed", error={"message": "no"}), emulated=True)
     assert unmeasured.warnings == [], "no latency is there to be distrusted"
-
-
-def full(emulated: bool = True, **more: Any) -> Report:
-    """The widest report there is: long names, large figures, every column."""
-    big = {"instructions": 12_345_678_901 if emulated else None}
-    medians = (100_000_000, 120_000_000, 123_456_789, 123_456_789, 125_000_000, 145_000_000)
-    lines = [
-        timed(*medians, precision=precision, runtime=runtime, bytes=size, **big)
-        for runtime in ("tflite", "onnxruntime", "executorch")
-        for precision, size in (("fp32", 423_400_000), ("int8", 123_400_000), ("int8_io", 123_400_000))
-    ]
-    return report(*lines, emulated=emulated, **more)
-
-
-@pytest.mark.parametrize("width", [60, 80, 100, 140])
-@pytest.mark.parametrize("emulated", [True, False])
-def test_no_line_is_wider_than_the_terminal_and_no_figure_is_cut_short(width: int, emulated: bool) -> None:
-    text = shown(full(emulated, target=0.001), width)
-    assert max(len(line.rstrip()) for line in text.splitlines()) <= width
-    rows = [line for line in text.splitlines() if line.startswith(("tflite ", "onnxruntime ", "executorch "))]
-    assert len(rows) == 9
-    for row in rows:
-        assert "\N{HORIZONTAL ELLIPSIS}" not in row
-        assert "538/540 99.6%" in row
-        assert ("12.35 G" if emulated else "±18 % ?") in row
-
-
-def test_a_hundred_columns_hold_every_figure() -> None:
-    text = shown(full())
-    for word in ("538/540", "100.0 %", "123.4", "123 MB", "30.0", "31.0", "12.35 G", "123 ms"):
-        assert word in text
-    for heading in (
-        "runtime",
-        "precision",
-        "accuracy",
-        "agree",
-        "SQNR",
-        "file",
-        "load MiB",
-        "run MiB",
-        "instr.",
-        "emul.",
-    ):
-        assert heading in text
-
-
-def test_a_row_that_failed_says_so_and_why_and_still_fits() -> None:
-    error = {"kind": "convert", "message": "the converter said no " * 12, "hint": "first\nlast words"}
-    big = {"instructions": 12_345_678_901, "latency_ns": 123_456_789, "bytes": 123_400_000}
-    made = report(
-        cell(**big), cell("int8", "onnxruntime", "failed", error=error), cell("int8", status="unsupported", error=error)
-    )
-    text = shown(made)
-    assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
-    assert "FAILED: onnxruntime int8: the converter said no" in text
-    assert "unsupported: tflite int8:" in text
-    assert "(last" in text
-    assert "FAILED" in next(line for line in text.splitlines() if line.startswith("onnxruntime "))
-
-
-def test_columns_that_nothing_fills_are_left_out() -> None:
-    line = cell()
-    del line["accuracy"], line["memory"]
-    text = shown(report(line))
-    assert "accuracy" not in text
-    assert "MiB" not in text
-    assert "instr." not in text
-    assert "threads" not in text.splitlines()[1]
-    assert "1 thread in every runtime" in text
-    assert "threads" in shown(report(cell(threads=1), cell(threads=4))).splitlines()[1]
-
-
-def test_cells_that_share_a_weakness_share_its_line() -> None:
-    weak = (caveats.caveat("no-labels"),)
-    text = shown(report(cell(warnings=weak), cell("int8", bytes=9, warnings=weak)))
-    assert text.count("the model has no labelled data") == 1
-    assert "weak: the model" in text
-    text = shown(report(cell(), cell("int8", bytes=9, warnings=weak)))
-    assert "weak: tflite int8: the model" in text
-
-
-def test_emulated_latency_is_marked_as_such() -> None:
-    emulated, real = shown(full()), shown(full(emulated=False))
-    assert "emul." in emulated.splitlines()[1]
-    assert "p50" not in emulated.splitlines()[1]
-    assert "latency is the emulator's" in " ".join(emulated.split())
-    assert "p50" in real.splitlines()[1]
-    assert "emulator" not in real
-
-
-HOSTILE = ("[red]x[/red]", "[/]", "[bold", "[link=http://x]y[/link]", ":warning:", "{0}", "%s")
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_names_are_shown_as_they_are(name: str) -> None:
-    made = report(
-        cell(status="failed", error={"kind": "convert", "message": name, "hint": name}), cell(), description=name
-    )
-    made.header["device"]["name"] = made.header["plan"]["name"] = name
-    line = made.cells[1]
-    line["runtime"] = line["precision"] = name
-    line["warnings"] = [{"code": "no-labels", "message": name}]
-    assert shown(made, 200).count(name) >= 8
-
-
-@pytest.mark.parametrize(
-    ("ns", "text"),
-    [
-        (0, "0 ns"),
-        (999, "999 ns"),
-        (1_234, "1.23 us"),
-        (1_200_000, "1.2 ms"),
-        (59_900_000_000, "59.9 s"),
-        (999_999, "1 ms"),
-    ],
-)
-def test_durations(ns: int, text: str) -> None:
-    assert table.duration(ns) == text
-
-
-@pytest.mark.parametrize(
-    ("number", "text"), [(0, "0"), (999, "999"), (123_456, "123.5 k"), (12_345_678, "12.35 M"), (2e9, "2 G")]
-)
-def test_counts(number: float, text: str) -> None:
-    assert table.count(number) == text
-
-
-@pytest.mark.parametrize(
-    ("number", "text"), [(400, "400 B"), (41_234, "41 kB"), (999_600, "1 MB"), (4_210_000, "4.21 MB")]
-)
-def test_sizes(number: float, text: str) -> None:
-    assert table.size(number) == text
