@@ -57,8 +57,10 @@ def test_what_came_of_a_run_that_is_cut_is_kept_until_it_is_resumed(
     if how == "Ctrl-C":
         command.ctrl_c()
     else:
-        for pid in set(cli.running()) - {command.process.pid}:
-            os.kill(pid, signal.SIGKILL)
+        others = set(cli.running()) - {command.process.pid}
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first: none has time to tell of the end of another
+            for pid in others:
+                os.kill(pid, number)
     ran = command.end()
     assert ran.rc == (130 if how == "Ctrl-C" else 4), ran.stderr
     line = only_line(cli)
