@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from edgekit import figures, limits
+from edgekit import baseline, figures, limits
 from edgekit.errors import UserError
 from edgekit.figures import METRICS, Figure
 from edgekit.findings import Finding, findings
@@ -126,6 +126,7 @@ def advise(form: Json, budget: Sequence[Limit]) -> Advice:
         raise UserError(f"{form['run']} has no cell", "edgekit profile --resume finishes a run")
     choices = [Choice(cell, tuple(reasons(cell, budget))) for cell in form["cells"] if cell["status"] == "ok"]
     broken = {str(cell["id"]): figures.why_not(cell, "p50") for cell in form["cells"] if cell["status"] != "ok"}
+    broken |= dict.fromkeys(baseline.unmeasured(form), "not measured: the run ended early or goes on")
     fits = [choice for choice in choices if not choice.against]
     pick, why = best(fits)
     if pick is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from edgekit import errors
 from edgekit.arguments import Parser
 from edgekit.errors import UserError
+from edgekit.inert import printable
 from edgekit.terminal import complain, print_json, print_table
 
 if TYPE_CHECKING:
@@ -115,16 +116,16 @@ def show_judged(found: Judged) -> None:
         rows.append((row.status.upper(), row.id, row.limit.metric, shown, row.limit.text))
     print_table(("", "cell", "metric", "figure", "limit"), rows)
     for cell_id, why in {row.id: row.why for row in found.rows if row.status == "skip"}.items():
-        print(f"SKIP: {cell_id}: {why}")
+        say(f"SKIP: {cell_id}: {why}")
     for row in found.rows:
         if row.status not in ("pass", "skip"):
-            print(f"{found.counts_as(row).upper()}: {row.id}: {row.limit.metric}: {row.why}{doubt(row)}")
+            say(f"{found.counts_as(row).upper()}: {row.id}: {row.limit.metric}: {row.why}{doubt(row)}")
     for note in found.notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
     held = f"{found.run} against {found.baseline}" if found.baseline else found.run
     failed, judged = len(found.failed), sum(row.status != "skip" for row in found.rows)
     skipped = f", {len(found.rows) - judged} skipped" if judged < len(found.rows) else ""
-    print(
+    say(
         f"FAILED: {failed} of {judged} limits{skipped}; {held}"
         if failed
         else f"passed: {judged} limits{skipped}; {held}"
@@ -163,9 +164,9 @@ def show_compared(found: Compared) -> None:
     """A table for each cell, and what it comes to."""
     from edgekit import figures
 
-    print(f"BASE {found.base}\nNEW  {found.new}")
+    say(f"BASE {found.base}", f"NEW  {found.new}")
     for cell_id in dict.fromkeys(row.id for row in found.rows):
-        print(f"\n{cell_id}")
+        say("", cell_id)
         rows = [
             (
                 f"  {row.metric}", figures.show(row.metric, row.base.value), figures.show(row.metric, row.new.value),
@@ -176,11 +177,11 @@ def show_compared(found: Compared) -> None:
         print_table(("  metric", "base", "new", "new/base", "verdict"), rows)
     print()
     for cell_id, why in found.gone.items():
-        print(f"GONE: {cell_id}: {why}")
+        say(f"GONE: {cell_id}: {why}")
     for cell_id in found.fresh:
-        print(f"new cell: {cell_id}")
+        say(f"new cell: {cell_id}")
     for note in found.notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
     counted = {
         word: sum(row.verdict == word for row in found.rows)
         for word in ("regression", "improvement", "equal", "inconclusive")
@@ -207,7 +208,7 @@ def run_advise(args: argparse.Namespace) -> int:
     if args.json:
         print_json(found.to_json())
     else:
-        print("\n".join(advice_lines(found)))
+        say(*advice_lines(found))
     return errors.EXIT_OK if found.pick else errors.EXIT_GATE
 
 
@@ -238,3 +239,9 @@ def advice_lines(found: Advice) -> list[str]:
     said += [f"out: {', '.join(ids)}: {why}" for why, ids in gathered.items()]
     said += [f"finding: {one.says}" for one in found.findings]
     return said
+
+
+def say(*lines: str) -> None:
+    """Lines on stdout; the names in them are other people's."""
+    for line in lines:
+        print(printable(line))

@@ -100,11 +100,11 @@ def fidelity(key: str) -> Callable[[Json], Figure | None]:
 
 
 def instructions(cell: Json) -> Figure | None:
-    """Instructions of one inference; the interval is their spread over all samples."""
+    """Instructions of one inference; the ends are as far away as their spread over the samples, without the tenths at its ends."""
     found = cell.get("instructions")
     if not found:
         return None
-    reach = found["total"] * found.get("spread", 0.0) / 2
+    reach = found["total"] * found.get("decile_spread", found.get("spread", 0.0))
     return Figure(found["total"], found["total"] - reach, found["total"] + reach)
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast, get_args
 
 from edgekit import figures
 from edgekit.errors import UserError, unknown
-from edgekit.limits import Limit, parse
+from edgekit.limits import EXAMPLE, Limit, parse
 from edgekit.types import Json
 
 CountsAs = Literal["fail", "pass", "warn"]
@@ -118,9 +118,10 @@ def limits_of(name: str, found: object) -> Iterator[Limit]:
             raise UserError(f"[{name}] {key} = [] limits nothing", "leave it out")
         for text in value if isinstance(value, list) else [value]:
             if not isinstance(text, str):
+                number = isinstance(text, (int, float)) and not isinstance(text, bool) and math.isfinite(text)
                 raise UserError(
                     f"[{name}] {key} = {json.dumps(text, default=str)} does not say which way",
-                    f'write {key} = "<= {text}" or ">= {text}"',
+                    f'write {key} = "<= {text}" or ">= {text}"' if number else EXAMPLE,
                 )
             limit = parse(key, text)
             place = (limit.metric, limit.op[0], limit.against)

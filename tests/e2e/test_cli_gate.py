@@ -29,6 +29,15 @@ def run(cli: CommandLine, made: Path) -> CommandLine:
     return cli
 
 
+def profiled(run: CommandLine, *args: Any) -> tuple[str, str]:
+    """Profile; the names of the run that was there and of the new one, which may be of the same second."""
+    (earlier,) = (path.name for path in (run.cwd / "results").iterdir())
+    ran = run("profile", *args)
+    assert ran.rc == 0, ran.stderr
+    (new,) = {path.name for path in (run.cwd / "results").iterdir()} - {earlier}
+    return earlier, new
+
+
 def test_from_a_run_to_a_failing_gate_on_a_slower_model(run: CommandLine, recipe: Any) -> None:
     ran = run("gate", "--init")
     assert ran.rc == 0, ran.stderr
@@ -40,8 +49,8 @@ def test_from_a_run_to_a_failing_gate_on_a_slower_model(run: CommandLine, recipe
     (run.cwd / "relative.toml").write_text(
         '[limits]\np50 = "<= +10%"\ntop1 = ">= -0.5 pp"\n[cells."*/int8/*"]\np50 = "<= +30%"\n'
     )
-    assert run("profile", recipe("slower", latency_ns=1_440_000), *QUIET).rc == 0
-    against = ("gate", "last", "--policy", "relative.toml", "--baseline", "baseline.json")
+    _, slower = profiled(run, recipe("slower", latency_ns=1_440_000), *QUIET)
+    against = ("gate", slower, "--policy", "relative.toml", "--baseline", "baseline.json")
     ran = run(*against)
     assert ran.rc == 1, ran.stdout + ran.stderr
     assert "FAIL: slower/fp32/fake@fake+threads=1: p50: 1.2 ms -> 1.44 ms: +20.00 %" in ran.stdout
@@ -100,23 +109,22 @@ def test_flags_that_do_not_go_together(run: CommandLine) -> None:
     assert not (run.cwd / "b.json").exists()
 
 
-def test_compare_finds_a_slower_model_and_refuses_another_device(run: CommandLine, recipe: Any) -> None:
-    assert run("profile", recipe("slower", latency_ns=1_440_000, instructions=100_000), *QUIET).rc == 0
-    first = sorted(path.name for path in (run.cwd / "results").iterdir())[0]
-    ran = run("compare", first, "last")
+def test_compare_finds_a_slower_model(run: CommandLine, recipe: Any) -> None:
+    first, slower = profiled(run, recipe("slower", latency_ns=1_440_000, instructions=100_000), *QUIET)
+    ran = run("compare", first, slower)
     assert ran.rc == 1, ran.stderr
     row = next(line for line in ran.stdout.splitlines() if line.startswith("  p50"))
     assert "1.2 ms" in row and "1.44 ms" in row and "1.2 (1.2 to 1.2)" in row and row.endswith("regression")
     assert next(line for line in ran.stdout.splitlines() if line.startswith("  instructions")).endswith("improvement")
-    assert run("profile", FAKE_MODEL, "--device", FAKE_BOARD, "--quiet").rc == 0
-    ran = run("compare", first, "last")
+
+
+def test_compare_refuses_another_device(run: CommandLine) -> None:
+    ran = run("compare", *profiled(run, FAKE_MODEL, "--device", FAKE_BOARD, "--quiet"))
     assert ran.rc == 2 and "not alike: device.name: fake in" in ran.stderr, ran.stderr
 
 
 def test_compare_tells_a_cell_that_is_gone(run: CommandLine) -> None:
-    assert run("profile", FAKE_MODEL, *QUIET, "-p", "fp32").rc == 0
-    first = sorted(path.name for path in (run.cwd / "results").iterdir())[0]
-    ran = run("compare", first, "last")
+    ran = run("compare", *profiled(run, FAKE_MODEL, *QUIET, "-p", "fp32"))
     assert ran.rc == 4 and "GONE: fake_identity/int8/fake@fake+threads=1: it is not in 2" in ran.stdout, ran.stdout
 
 
@@ -166,13 +174,13 @@ def test_a_figure_that_was_not_measured_does_not_pass_silently(run: CommandLine)
 
 
 def test_a_cell_that_cannot_be_is_skipped(run: CommandLine) -> None:
-    assert run("profile", FAKE_MODEL, *QUIET, "-p", "fp32,int16x8").rc == 0
+    _, new = profiled(run, FAKE_MODEL, *QUIET, "-p", "fp32,int16x8")
     (run.cwd / "policy.toml").write_text('[limits]\np50_ms = "<= 20"\nsize_mb = "<= 1"\n')
-    ran = run("gate", "--policy", "policy.toml")
+    ran = run("gate", new, "--policy", "policy.toml")
     assert ran.rc == 0, ran.stdout + ran.stderr
     assert ran.stdout.count("SKIP") == 1 and "passed: 2 limits, 2 skipped" in ran.stdout
     (run.cwd / "policy.toml").write_text('[cells."*/int16x8/*"]\np50_ms = "<= 20"\n')
-    ran = run("gate", "--policy", "policy.toml")
+    ran = run("gate", new, "--policy", "policy.toml")
     assert ran.rc == 2 and "no cell can be judged by p50 <= 20 ms: unsupported" in ran.stderr
 
 
@@ -205,3 +213,17 @@ def test_a_baseline_that_is_none_is_no_traceback(text: str, run: CommandLine) ->
     ):
         ran = run(*command)
         assert ran.rc == 2 and "Traceback" not in ran.stderr, ran.stderr
+
+
+def test_a_name_moves_nothing_on_the_terminal(run: CommandLine) -> None:
+    assert run("gate", "--save", "baseline.json").rc == 0
+    text = (run.cwd / "baseline.json").read_text().replace("fake_identity", "\\u001b[2Jfake")
+    (run.cwd / "baseline.json").write_text(text)
+    (run.cwd / "policy.toml").write_text('[limits]\np50_ms = "<= 0.5"\n')
+    for command in (
+        ("gate", "baseline.json", "--policy", "policy.toml"),
+        ("compare", "last", "baseline.json"),
+        ("advise", "baseline.json"),
+    ):
+        ran = run(*command)
+        assert ran.rc in (0, 1) and "?[2Jfake/fp32" in ran.stdout and "\x1b" not in ran.stdout, ran.stdout + ran.stderr

@@ -102,6 +102,8 @@ def test_cells_without_figures_are_told_with_their_reason() -> None:
         "failed: the process died of SIGILL",
         "unsupported: the process died of SIGILL",
     ]
+    early = advise("", INT8, plan={"cells": [INT8["id"], "net/fp16/tflite@board+threads=1"]})
+    assert early.broken == {"net/fp16/tflite@board+threads=1": "not measured: the run ended early or goes on"}
     with pytest.raises(UserError, match="a-run has no cell"):
         advise("")
     form = found.to_json()

@@ -133,7 +133,7 @@ def test_the_ratio_is_bootstrapped_from_launches() -> None:
     wider = figures.ratio_of(base, new, "p50")
     assert wider is not None and (wider.low, wider.high) == (10.4 / 10.1, 10.6 / 9.9)
     assert figures.ratio_of(cell(total=0), cell(total=5), "instructions") is None
-    assert figures.ratio_of(cell(instructions={"total": 9, "spread": 2.0}), cell(total=5), "instructions") is None
+    assert figures.ratio_of(cell(instructions={"total": 9, "spread": 1.0}), cell(total=5), "instructions") is None
 
 
 def test_what_only_one_of_the_two_is_known_to_is_not_lost() -> None:
@@ -141,6 +141,12 @@ def test_what_only_one_of_the_two_is_known_to_is_not_lost() -> None:
     assert figures.ratio_of(cell(p50_ms=10.0), new, "p50") == Figure(1.0, 0.5, 1.5, known=False)
     assert figures.ratio_of(new, cell(p50_ms=15.0), "p50") == Figure(1.5, 1.0, 3.0, known=False)
     assert figures.difference_of(cell(p50_ms=10.0), new, "p50") == Figure(0, -5e6, 5e6, known=False)
+
+
+def test_a_single_odd_call_decides_nothing_about_counts() -> None:
+    counts = {"total": 1000, "spread": 0.5, "decile_spread": 0.001}
+    assert figures.of(cell(instructions=counts), "instructions") == Figure(1000, 999, 1001)
+    assert figures.of(cell(instructions={"total": 1000, "spread": 0.01}), "instructions") == Figure(1000, 990, 1010)
 
 
 def test_nothing_and_nothing_are_equal() -> None:
