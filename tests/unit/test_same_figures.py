@@ -22,7 +22,7 @@ import jsonschema
 import made_up
 import pytest
 
-from edgekit.report import Report, forms, html, mlflow, table, tensorboard
+from edgekit.report import Report, Reports, forms, html, mlflow, table, tensorboard
 from edgekit.report.columns import COLUMNS, SHOWN, Column
 
 FIGURES = {column.name: column for column in COLUMNS if column.number}
@@ -338,6 +338,37 @@ def test_forms_for_people_tell_the_same_figures(report: Report, name: str) -> No
                 column,
                 text,
             )  # enough digits
+
+
+# chart, part -> the column that a bar is of, and what one of the column's unit is on the axis: seconds, MiB, joules
+BARS = {
+    ("latency", ""): ("p50_ns", 1e-9), ("emulated", ""): ("p50_ns", 1e-9), ("estimate", ""): ("estimate_ns", 1e-9),
+    ("quality", ""): ("accuracy", 1.0), ("energy", ""): ("mj_per_inference", 1e-3),
+    ("memory", "load peak"): ("load_peak_bytes", 2.0**-20), ("memory", "run peak"): ("run_peak_bytes", 2.0**-20),
+}  # fmt: skip
+
+
+def test_the_charts_of_the_page_draw_the_same_figures(report: Report) -> None:
+    names = {name: cell for cell in report.cells for name in [html.short_names(Reports([report], {}))[cell["id"]]]}
+    page = html.render(report, [])
+    found = re.search(r'<script[^>]*type="application/json"[^>]*>(.*?)</script>', page, re.DOTALL)
+    assert found
+    drawn = set()
+    for chart in json.loads(found[1])["charts"]:
+        for row in chart["rows"]:
+            bar = (chart["id"], row.get("part", ""))
+            if bar not in BARS:
+                continue
+            name, scale = BARS[bar]
+            value = FIGURES[name].of(names[row["label"]])
+            assert row["value"] == pytest.approx(value * scale, rel=1e-12), bar
+            text = row["text"].partition(" \N{PLUS-MINUS SIGN}")[0]
+            number, unit = apart(text)
+            one = SCALES[FIGURES[name].unit][unit]
+            assert abs(number * one - value) <= 0.5001 * digit(text) * one, (bar, text)
+            drawn.add(bar)
+    time = "emulated" if report.header["device"]["emulated"] else "latency"
+    assert drawn == {bar for bar in BARS if bar[0] not in {"latency", "emulated"} - {time}}
 
 
 def test_the_table_of_the_page_is_as_recorded() -> None:
