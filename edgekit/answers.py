@@ -51,6 +51,25 @@ def window(event: Json) -> Json:
     return event
 
 
+def source(reply: Json) -> Json:
+    """What an answer of `sustain` says of its source of energy: "method", "settle_s", "coarse". Raises ProtocolError."""
+    told = reply.get("energy")
+    if (
+        not isinstance(told, dict)
+        or not isinstance(told.get("method"), str)
+        or not isinstance(told.get("coarse"), bool)
+    ):
+        raise odd("energy", told)
+    number(told, "settle_s")
+    return told
+
+
+def state(reply: Json) -> Json:
+    """The state in an answer of `hello`. Raises ProtocolError."""
+    look(reply.get("state"))
+    return dict(reply["state"])
+
+
 def operators(told: Json) -> Json:
     """The answer of `operators` as it came. Raises ProtocolError: as many times of each operator as there are inferences."""
     totals = list_of(told, "total_ns", 1)

@@ -59,7 +59,7 @@ def by_device(live: session.Session, request: Json, progress: Progress) -> Json:
     reply = live.call("sustain", {**request, "power": True}, LAUNCH_S, progress.take)
     if "no_energy" in reply:
         raise NoEnergy(reply["no_energy"])
-    told = reply["energy"]
+    told = answers.source(reply)
     return figures(Phases.told(progress.windows), told["settle_s"], told["coarse"]) | {"method": told["method"]}
 
 

@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from edgekit import session
+from edgekit import answers, session
 from edgekit.caveats import caveat
 from edgekit.types import Caveat, Device, Json
 
@@ -160,7 +160,7 @@ def cool_down(live: session.Session, say: Callable[[str], None], wait: Callable[
     while waited < COOL_S:
         wait(POLL_S)
         waited += POLL_S
-        state = live.call("hello", {}, HELLO_S)["state"]
+        state = answers.state(live.call("hello", {}, HELLO_S))
         before, heat = heat, state.get("temperature_millic")
         bits, status = state.get("throttled", 0) & (1 << SINCE_BOOT) - 1, state.get("thermal_status", 0)
         falls = heat is not None and (before is None or before - heat >= STILL_FALLING_MILLIC)

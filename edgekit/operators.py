@@ -58,7 +58,8 @@ def measure(subject: Subject, cell: Cell, live: session.Session, request: Json, 
     if wanted.require_full_delegation:
         require(cell, outside, found)
     elif told and outside:
-        weak = caveat("fallen-back", names=named(outside), share=share_outside(found["operators"]))
+        share, note = share_outside(found["operators"])
+        weak = caveat("fallen-back", names=named(outside) + note, share=share)
         found["warnings"] = (*found["warnings"], weak)
 
 
@@ -110,9 +111,17 @@ def named(types: Iterable[str]) -> str:
     return ", ".join(words[:NAMED]) + more
 
 
-def share_outside(operators: Json) -> float:
-    """The share of the profiled inference that operators outside a delegate took."""
-    return float(sum(one["share"] for one in operators["operators"] if "delegate" not in one))
+def share_outside(operators: Json) -> tuple[float, str]:
+    """The share of the profiled inference that operators outside a delegate took; what is to be said of it beside.
+
+    An emulator's time is no board's: there it is that of the instructions, where these were counted.
+    """
+    outside = [one for one in operators["operators"] if "delegate" not in one]
+    whole = operators.get("total_instructions")
+    if whole:
+        return sum(one["instructions"] for one in outside) / whole, " (counted in instructions)"
+    note = " (by the emulator's time, which is no board's)" if operators.get("emulated") else ""
+    return float(sum(one["share"] for one in outside)), note
 
 
 def profiled(told: Json, work: Json) -> Json:

@@ -11,7 +11,8 @@ def lines(found: Reports) -> list[str]:
     told = []
     for cell in found.cells:
         if energy := cell.get("energy"):
-            each = f"{millijoules(energy['mj_per_inference'])} per inference"
+            what = f"call of {cell['batch']} inputs" if cell.get("batch", 1) > 1 else "inference"
+            each = f"{millijoules(energy['mj_per_inference'])} per {what}"
             above = f"{millijoules(energy['mj_above_idle'])} of it above idle"
             powers = f"{energy['active_mw'] / 1e3:.3g} W running, {energy['idle_mw'] / 1e3:.3g} W idle"
             told.append(f"energy: {label(cell, found)}: {each}, {above} ({powers}; {energy['method']})")

@@ -29,7 +29,8 @@ def of_cell(cell: Json, name: str) -> list[str]:
     known = "macs" in profile
     if known:
         unknown = f"; not counted: {', '.join(profile['uncounted'])}" if profile.get("uncounted") else ""
-        whole = f"  the whole model: {count(profile['macs'])} MACs, {count(profile['parameters'])} parameters{unknown}"
+        call = f" for a call of {cell['batch']} inputs" if cell.get("batch", 1) > 1 else ""
+        whole = f"  the whole model: {count(profile['macs'])} MACs{call}, {count(profile['parameters'])} parameters{unknown}"
         shown.append(cut(whole, WIDTH))
     rows = sorted(profile["operators"], key=lambda row: (-row["ns"], row["index"]))
     total = profile.get("total_instructions")

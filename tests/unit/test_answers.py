@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgekit import answers, energy, pairs, sustained
+from edgekit import answers, energy, evidence, pairs, sustained
 from edgekit.errors import ProtocolError
 from edgekit.types import Json
 
@@ -125,6 +125,23 @@ def test_a_window_that_does_not_fit_together(path: str, value: object) -> None:
 def test_operators_that_do_not_fit_together(path: str, value: object) -> None:
     with pytest.raises(ProtocolError):
         answers.operators(spoiled(OPERATORS, path, value))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, {}, [], {"method": 1, "settle_s": 1.0, "coarse": False}, {"method": "RAPL", "settle_s": NAN, "coarse": False},
+     {"method": "RAPL", "settle_s": 1}],
+)  # fmt: skip
+def test_a_source_of_energy_that_is_none(value: object) -> None:
+    with pytest.raises(ProtocolError):
+        answers.source({"energy": value})
+
+
+@pytest.mark.parametrize("value", [None, [], {"throttled": "0x5"}, {"thermal_status": -1}, {"temperature_millic": NAN}])
+def test_a_device_whose_state_is_none_does_not_cool_down(value: object) -> None:
+    live: Any = type("Live", (), {"call": staticmethod(lambda *_: {"state": value})})
+    with pytest.raises(ProtocolError):
+        evidence.cool_down(live, lambda _: None, lambda _: None)
 
 
 @pytest.mark.parametrize(

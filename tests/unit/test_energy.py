@@ -354,4 +354,6 @@ def test_the_report_names_energy_and_method() -> None:
         "energy: tflite int8: 12.3 mJ per inference, 500 uJ of it above idle "
         "(2.15 W running, 0.34 W idle; RAPL (package-0))"
     ]
+    several = Report("run", FAKE_DEVICE, 1, {}, [{**cell, "batch": 8, "energy": told}], [])
+    assert "12.3 mJ per call of 8 inputs, 500 uJ of it above idle" in lines(Reports([several], {}))[0]
     assert [millijoules(mj) for mj in (0.001, 0.9996, 999.4, 999.6, -3)] == ["1 uJ", "1 mJ", "999 mJ", "1 J", "-3 mJ"]

@@ -155,7 +155,12 @@ def test_times_are_those_of_the_quicker_half_and_shares_add_up() -> None:
     assert sum(shares) + found["unprofiled_share"] == pytest.approx(1)
     assert found["overhead"] == pytest.approx(2 * 105 / 100)
     assert "macs" not in found and "macs" not in found["operators"][0]
-    assert operators.share_outside(found) == shares[0]
+    assert operators.share_outside(found) == (shares[0], "")
+    assert operators.share_outside({**found, "emulated": True})[1] == " (by the emulator's time, which is no board's)"
+    counts = {**found, "emulated": True, "total_instructions": 80}
+    for row, amount in zip(counts["operators"], (20, 55), strict=True):
+        row["instructions"] = amount
+    assert operators.share_outside(counts) == (0.25, " (counted in instructions)")
 
 
 def counted(plain: int, total: list[int], name: str = "a") -> Json:
@@ -338,6 +343,14 @@ def test_lines_fit_100_columns_whatever_the_names_are() -> None:
     for line in lines:
         console.print(Text(line))
     assert "\x1b[31m" not in place.getvalue() and "[bold]" in place.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("batch", "said"), [(1, "2 M MACs, 7 parameters"), (8, "2 M MACs for a call of 8 inputs, 7 parameters")]
+)
+def test_the_work_of_a_call_of_several_inputs_is_called_so(batch: int, said: str) -> None:
+    profile = operators.profiled(told({"name": "a", "ns": [5]}, total=[9]), {"macs": 2_000_000, "parameters": 7})
+    assert f"the whole model: {said}" in "".join(shown.of_cell({"batch": batch, "operators": profile}, "m"))
 
 
 def test_the_costliest_come_first_and_the_emulators_times_are_called_so() -> None:
