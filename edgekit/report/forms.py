@@ -196,14 +196,22 @@ def step_summary(found: Report | Reports) -> None:
         stream.write(as_markdown(found) + "\n")
 
 
-def schema(name: str) -> Json:
+def schema(name: str, strict: bool = False) -> Json:
     """The JSON Schema (draft 2020-12) of run.json ("run"), a line of measurements.jsonl ("measurement"), or --json.
 
-    The last is "report", or "reports" of several devices.
+    The last is "report", "reports" of several devices, and "comparison" of `edgekit ab`. With `strict` a key that this version
+    does not write is refused wherever the schema names keys, so that no misspelt or renamed one goes unseen.
     """
     text = (Path(__file__).parent / "schema" / f"edgekit-{store.SCHEMA}.json").read_text("utf-8")
-    whole: Json = json.loads(text)
+    whole: Json = json.loads(text, object_hook=_closed if strict else None)
     return {**whole, "$id": f"{whole['$id']}:{name}", "$ref": f"#/$defs/{name}"}
+
+
+def _closed(found: Json) -> Json:
+    """A part of a schema; one that says which keys an object has allows no others."""
+    return (
+        {**found, "additionalProperties": False} if found.get("type") == "object" and "properties" in found else found
+    )
 
 
 # What `edgekit report RUN --format NAME` writes.

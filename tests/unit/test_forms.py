@@ -12,14 +12,10 @@ import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
-import jsonschema
 import pytest
-from harness import FAKE_BOARD, FAKE_MODEL, CommandLine
 
-from edgekit import store
 from edgekit.errors import EdgekitError, SetupError
 from edgekit.report import Report, Reports, forms, mlflow, tensorboard
 from edgekit.report.columns import COLUMNS, SHOWN, numbers
@@ -294,55 +290,3 @@ def test_a_report_does_not_keep_the_samples_in_memory(tmp_path: Path) -> None:
     (few, _), (many, peak) = used
     assert many < 1.1 * few
     assert peak < many + 40 * 3 * 1000 * 8, "60 lines of samples take ten times as much"
-
-
-def check(name: str, value: Any) -> None:
-    """Hold a value against the published schema. Raises jsonschema.ValidationError."""
-    schema = forms.schema(name)
-    jsonschema.Draft202012Validator.check_schema(schema)
-    jsonschema.Draft202012Validator(schema).validate(value)
-
-
-@pytest.mark.parametrize("run", [RUN, *sorted(GOLDEN.glob("run-schema-*"))], ids=lambda path: path.name)
-def test_the_recorded_runs_keep_to_the_schema(run: Path) -> None:
-    check("run", json.loads((run / "run.json").read_text("utf-8")))
-    lines = (run / "measurements.jsonl").read_text("utf-8").splitlines()
-    for line in lines:
-        check("measurement", json.loads(line))
-    check("report", Report.load(run).to_json())
-    check("reports", Reports([Report.load(run)], {}).to_json())
-
-
-def test_a_fresh_run_keeps_to_the_schema(cli: CommandLine) -> None:
-    page = cli.cwd / "summary.md"
-    done = cli("profile", FAKE_MODEL, "--device", FAKE_BOARD, "--json", GITHUB_STEP_SUMMARY=str(page))
-    check("report", done.json)
-    (run,) = (cli.cwd / "results").iterdir()
-    check("run", json.loads((run / "run.json").read_text("utf-8")))
-    for line in (run / "measurements.jsonl").read_text("utf-8").splitlines():
-        check("measurement", json.loads(line))
-    assert page.read_text("utf-8") == forms.as_markdown(Report.load(run)) + "\n"
-
-
-@pytest.mark.parametrize(
-    ("name", "change"),
-    [
-        ("run", {"schema": 2}),
-        ("run", {"plan": {}}),
-        ("measurement", {"status": "fine"}),
-        ("measurement", {"status": "failed"}),
-        ("measurement", {"launches": [{"samples_ns": [1.5], "batch": 1, "load_ns": 1, "first_ns": 1}]}),
-        ("report", {"cells": [{}]}),
-    ],
-)
-def test_the_schema_refuses_what_is_none(name: str, change: dict[str, Any]) -> None:
-    run = store.Run.load(RUN)
-    good = {"run": run.header, "measurement": run.lines[0], "report": Report.of(run).to_json()}[name]
-    check(name, good)
-    with pytest.raises(jsonschema.ValidationError):
-        check(name, {**good, **change})
-
-
-def test_the_schema_is_of_the_version_that_is_written() -> None:
-    assert forms.schema("run")["$defs"]["run"]["properties"]["schema"]["const"] == store.SCHEMA
-    assert forms.schema("run")["$id"] == f"urn:edgekit:schema:{store.SCHEMA}:run"
