@@ -92,7 +92,7 @@ def run_ci(args: argparse.Namespace) -> int:
         return errors.EXIT_OK
     written = ci.write(made, root, args.force)
     print("\n".join([*(f"wrote {name}" for name in written), *next_steps(made, written, root)]))
-    if not args.install and ci.installed(root) == ci.PUBLISHED:
+    if args.kind != "pre-commit" and not args.install and ci.installed(root) == ci.PUBLISHED:
         complain(
             f"the recipe installs {ci.PUBLISHED}; where no package index has it, keep a checkout here: --install ./FOLDER[all]"
         )
@@ -108,7 +108,8 @@ def next_steps(made: Recipe, written: list[str], root: Path) -> list[str]:
     said.append("next:")
     if not known:
         said += [f"  {made.profile}", f"  edgekit gate last --save {shlex.quote(made.baseline)}"]
-    files = [made.target, made.policy, made.baseline]
+    said += ["  pre-commit install"] if made.kind == "pre-commit" else []
+    files = [made.target, made.policy, made.baseline, *made.reads]
     if not RESULTS & set(lines_of(root / ".gitignore")):
         said.append("  echo /results/ >> .gitignore")
         files.append(".gitignore")

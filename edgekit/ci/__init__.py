@@ -73,8 +73,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe as text, the policy that goes with it, and the commands that it consists of, for a shell."""
+    """A recipe as text, the policy that goes with it, the commands that it consists of, for a shell, and the files of the
+    repository that it reads."""
 
+    kind: str
     target: str
     text: str
     policy: str
@@ -82,6 +84,7 @@ class Recipe:
     baseline: str
     profile: str
     gate: str
+    reads: tuple[str, ...]
 
 
 def make(asked: Asked) -> Recipe:
@@ -116,7 +119,8 @@ def make(asked: Asked) -> Recipe:
     }
     policy_text = read("counted.toml" if device.counted else "uncounted.toml")
     text = Template(read(f"{asked.kind}.yml")).substitute(values)
-    return Recipe(kind.target, text, limits, policy_text, saved, **commands)
+    reads = tuple(filter(None, (file_of(model), device_name if device_name.endswith(".toml") else "")))
+    return Recipe(asked.kind, kind.target, text, limits, policy_text, saved, **commands, reads=reads)
 
 
 def parts_of(asked: Asked, model: str, commands: Mapping[str, str]) -> dict[str, str]:
@@ -146,10 +150,9 @@ def write(recipe: Recipe, root: Path, force: bool) -> list[str]:
     """
     target, limits = root / recipe.target, root / recipe.policy
     if target.exists() and not force:
-        (kind,) = {kind.elsewhere for kind in KINDS.values() if kind.target == recipe.target}
         raise UserError(
             f"{recipe.target} is there already",
-            f"--stdout prints the recipe instead: {kind}\n--force writes it over what is there",
+            f"--stdout prints the recipe instead: {KINDS[recipe.kind].elsewhere}\n--force writes it over what is there",
         )
     written = [] if limits.exists() else [recipe.policy]
     if limits.exists():

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from ci_runner import Runner
 from harness import ROOT
+from lab import phone
 
 pytestmark = [pytest.mark.emulated, pytest.mark.runtimes]
 WHAT = ("--model", "net.py", "--runtime", "tflite", "--precision", "int8")
@@ -69,3 +70,30 @@ def test_from_nothing_to_a_failing_gate(runner: Runner) -> None:
     script, after, job = runner.gitlab(".gitlab-ci.yml")
     assert script.rc == 1 and grown(script.said) == pytest.approx(grown(ran["Gate"].said), abs=0.5)
     assert after.rc == 0 and (runner.repo / job["artifacts"]["reports"]["junit"]).stat().st_size > 500
+
+
+def test_android_through_a_real_adbd(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    """The phone of the lab in the place of the emulator: x86-64, reached through the adb server that runs beside the container."""
+    repo = tmp_path / "repo"
+    repo.mkdir()
+    shutil.copy(ROOT / "models" / "digits_mlp.py", repo / "net.py")
+    with (
+        phone.server(tmp_path_factory.mktemp("host")) as host,
+        phone.phone(tmp_path_factory.mktemp("phone"), "x86_64") as lab,
+    ):
+        shipped = (ROOT / "device_profiles" / "android-emulator.toml").read_text("utf-8")
+        (repo / "phone.toml").write_text(shipped.replace("emulator-*", lab.serial), "utf-8")
+        runner = Runner(repo, tmp_path / "runner", {**host, "ANDROID_SERIAL": lab.serial})
+        runner.edgekit("ci", "init", "github-android", *WHAT, "--device", "phone.toml")
+        workflow = ".github/workflows/edgekit-android.yml"
+        ran = runner.github(workflow)
+        assert ran["Measure"].rc == 0 and ran["Gate"].rc == 2, ran["Measure"].said
+        shutil.move(repo / "results" / "baseline.json", repo / ".edgekit" / "android" / "baseline.json")
+        ran = runner.github(workflow)
+        assert ran["Gate"].rc == 0 and "passed: 2 limits" in ran["Gate"].said, ran["Gate"].said
+        widen(runner)
+        ran = runner.github(workflow)
+        found = re.search(
+            r"FAIL: net/int8/tflite@phone\+threads=1: size: .+: \+(\d+\.\d+) %, the limit is", ran["Gate"].said
+        )
+        assert ran["Gate"].rc == 1 and found and 30 < float(found[1]) < 60, ran["Gate"].said

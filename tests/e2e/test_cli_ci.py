@@ -54,7 +54,7 @@ def test_what_is_written_and_said(cli: CommandLine) -> None:
         "  edgekit profile net.py --device pi4 --metric instructions",
         "  edgekit gate last --save .edgekit/baseline.json",
         "  echo /results/ >> .gitignore",
-        "  git add .github/workflows/edgekit.yml .edgekit/policy.toml .edgekit/baseline.json .gitignore && git commit",
+        "  git add .github/workflows/edgekit.yml .edgekit/policy.toml .edgekit/baseline.json net.py .gitignore && git commit",
     ]
     first = (cli.cwd / ".github/workflows/edgekit.yml").read_text("utf-8")
     ran = cli(*INIT, "github", "--model", "net.py", "--device", "pi2")
@@ -152,7 +152,8 @@ def test_android_measures_through_the_container_beside_the_emulator(runner: Runn
 
 
 def test_the_hook_stops_a_commit_that_makes_the_model_slower(runner: Runner, tmp_path: Path) -> None:
-    runner.edgekit(*INIT, "pre-commit", *WHAT)
+    said = runner.edgekit(*INIT, "pre-commit", *WHAT)
+    assert "  pre-commit install" in said and "git add .pre-commit-config.yaml" in said and "net.py board.toml" in said
     runner.environment["PRE_COMMIT_HOME"] = str(tmp_path / "pre-commit")
     done = runner.run([sys.executable, "-m", "pre_commit", "install"])
     assert done.returncode == 0, done.stdout
