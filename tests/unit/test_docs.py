@@ -8,6 +8,7 @@ import re
 import shutil
 import webbrowser
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import manual
@@ -136,6 +137,26 @@ def test_every_weakness_that_is_quoted_is_one() -> None:
     ]
     assert [one for one in quoted if not any(re.match(pattern, one[1]) for pattern in known)] == []
     assert len(quoted) >= 3
+
+
+def test_the_page_of_the_architecture_has_the_layers() -> None:
+    tree = ast.parse((ROOT / "tests" / "layers" / "test_layers.py").read_text("utf-8"))
+    (value,) = [
+        node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "LAYERS"
+    ]
+    layers = [layer for layer in ast.literal_eval(value) if layer != {"__main__"}]
+    (said,) = [text for _, _, text in manual.blocks(manual.DOCS / "architecture.md") if text.startswith("cli -> ")]
+    assert [set(re.findall(r"\w+", part)) for part in said.split("->")] == layers
+
+
+def test_the_page_of_the_architecture_names_every_module() -> None:
+    page = (manual.DOCS / "architecture.md").read_text("utf-8")
+    named = [pattern.removeprefix("edgekit/") for pattern in re.findall(r"`([\w/*]+(?:\.py|/))`", page)]
+    modules = {path.name for path in (ROOT / "edgekit").glob("[!_]*.py")}
+    folders = {
+        f"{path.name}/" for path in (ROOT / "edgekit").iterdir() if path.is_dir() and not path.name.startswith("_")
+    }
+    assert [name for name in sorted(modules | folders) if not any(fnmatch(name, pattern) for pattern in named)] == []
 
 
 def test_every_snippet_is_python() -> None:
