@@ -17,7 +17,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 SHELL = ("", "console", "sh", "bash", "shell", "yaml", "text")
 # How a line that is a command begins: a prompt, a step of a workflow, the way from a checkout.
-BEGIN = re.compile(r"^(?:\$ |- run: |run: |script: |- )?(?:\./tools/)?edgekit (?=\S)")
+BEGIN = re.compile(r"^(?:\$ |- run: |run: |script: |- )?(?:\./tools/)?edgekit (?=[a-z-]+(?:\s|$))")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def commands() -> list[Found]:
             if language not in SHELL:
                 continue
             for number, line in enumerate(text.splitlines()):
-                for part in re.split(r" && ", line.strip()):
+                for part in re.split(r" && |; ", line.strip()):
                     if BEGIN.match(part):
                         said = re.split(r"\s{2,}| #", BEGIN.sub("", part).strip())[0]
                         found.append(Found(page, start + number, f"edgekit {said}"))

@@ -216,11 +216,11 @@ def test_what_reads_runs_is_run(
         return code
 
     words = manual.argv(text)
-    if "policy.toml" in words:
-        assert run("gate", "--init") == 0
-    for name in {"baseline.json", "new.json"} & set(words):
-        if "--save" not in words:
-            assert run("gate", EARLIER, "--save", name) == 0
+    Path(".edgekit/android").mkdir(parents=True)
+    for name in {word for word in words if word.endswith("policy.toml")}:
+        assert run("gate", "--init", "--policy", name) == 0
+    for name in {word for word in words if word.endswith(".json")} if "--save" not in words else ():
+        assert run("gate", EARLIER, "--save", name) == 0
     capsys.readouterr()
     code = run(*(word.replace("/tflite", "/fake") for word in words))
     assert code in ((0, 1) if words[0] == "advise" else (0,)), capsys.readouterr()
