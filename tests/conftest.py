@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from harness import FAKE_MODEL, CommandLine, wait_gone
 
 from edgekit.cache import cache_dir
 
-# Hundreds of Pythons are started, and each would compile edgekit anew.
+# Hundreds of Pythons are started, and each would compile edgekit anew; so would this one the tests.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 HEAVY_MARKS = ("runtimes", "emulated", "hardware")
 
 hypothesis.settings.register_profile("edgekit", database=None, deadline=None, max_examples=60)
@@ -24,6 +26,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Each process that tests has devices of its own on this machine: one is lent to one run at a time."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
     os.environ["EDGEKIT_DEVICES_DIR"] = str(cache_dir() / "test-devices" / worker)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, so that no process is left with one of them when the others have ended."""
+    marked = {item.path for item in items if any(item.get_closest_marker(mark) for mark in HEAVY_MARKS)}
+    items.sort(key=lambda item: (item.path not in marked, item.path.parent.name != "e2e"))
 
 
 @pytest.fixture(scope="session")
@@ -59,11 +67,11 @@ def cold_cache(cache: Path | None, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture
-def cli(tmp_path: Path, cache: Path | None) -> Iterator[CommandLine]:
+def cli(request: pytest.FixtureRequest, tmp_path: Path, cache: Path | None) -> Iterator[CommandLine]:
     """The command line in an empty folder. Whatever it leaves running is an error."""
     place = tmp_path / "work"
     place.mkdir(exist_ok=True)
-    line = CommandLine(place)
+    line = CommandLine(place, warm=not any(request.node.get_closest_marker(mark) for mark in (*HEAVY_MARKS, "fresh")))
     yield line
     left = [pid for pid in line.running() if not wait_gone(pid)]
     assert not left, f"still running: {left}"

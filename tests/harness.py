@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import functools
@@ -10,6 +11,7 @@ import os
 import secrets
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -50,24 +52,97 @@ class Ran:
         return json.loads(self.stdout)
 
 
-class Command:
-    """`edgekit` of this checkout under way, as a process of its own."""
+class Forked:
+    """A process that another one forked (tests/warm.py), used like a subprocess.Popen."""
 
-    def __init__(self, cwd: Path, environment: Mapping[str, str], args: Sequence[object]) -> None:
+    def __init__(self, cwd: Path, environment: Mapping[str, str], args: Sequence[str], stdout: int) -> None:
+        hears, says = os.pipe()
+        self.status, reports = os.pipe()
+        self.stderr = open(hears, encoding="utf-8")  # noqa: PTH123, SIM115
+        request = json.dumps({"cwd": str(cwd), "environment": environment, "args": args}).encode()
+        with Path(os.devnull).open("rb") as nothing:
+            socket.send_fds(warm_python(), [request], [nothing.fileno(), stdout, says, reports])
+        os.close(says)
+        os.close(reports)
+        self.returncode: int | None = None
+        self.pid = self._told()
+
+    def _told(self) -> int:
+        line = b""
+        while not line.endswith(b"\n"):
+            said = os.read(self.status, 1)
+            assert said, "the Python that forks has ended"
+            line += said
+        return int(line)
+
+    def poll(self) -> int | None:
+        """Its exit code when it has ended."""
+        return (
+            self.wait(0) if self.returncode is None and select.select([self.status], [], [], 0)[0] else self.returncode
+        )
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, once it has ended."""
+        if self.returncode is None:
+            if not select.select([self.status], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired("edgekit", timeout or 0)
+            self.returncode = self._told()
+            os.close(self.status)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """A signal, where it is still there."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+
+@functools.cache
+def warm_python() -> socket.socket:
+    """The Python that forks commands, one for this process; it ends with it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests" / "warm.py"), str(theirs.fileno())],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+        )
+    atexit.register(process.wait)
+    atexit.register(ours.close)
+    return ours
+
+
+def started(cwd: Path, environment: Mapping[str, str], args: Sequence[str], stdout: int) -> subprocess.Popen[str]:
+    """`edgekit` in an interpreter of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "edgekit", *args],
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell's background job, which a test run may be, ignores Ctrl-C, and so would all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+class Command:
+    """`edgekit` of this checkout under way, as a process of its own; `warm` saves it the imports."""
+
+    def __init__(self, cwd: Path, environment: Mapping[str, str], args: Sequence[object], warm: bool = False) -> None:
         self.out = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
         self.said = ""
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "edgekit", *map(str, args)],
-            cwd=cwd,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=self.out,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            # A shell's background job, which a test run may be, ignores Ctrl-C, and so would all that it starts.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
+        everything = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+        begin = Forked if warm else started
+        self.process = begin(cwd, everything, [str(arg) for arg in args], self.out.fileno())
 
     def ctrl_c(self) -> None:
         """What a terminal does: SIGINT for the whole group, and so for every child that has not left it."""
@@ -93,15 +168,21 @@ class Command:
 
 
 class CommandLine:
-    """Runs `edgekit` in a folder of its own."""
+    """Runs `edgekit` in a folder of its own: each command in a fork of a warm Python, or in an interpreter of its own."""
 
-    def __init__(self, cwd: Path) -> None:
+    def __init__(self, cwd: Path, warm: bool = True) -> None:
         self.cwd = cwd
+        self.warm = warm
         self.environment = {TOKEN: secrets.token_hex(8)}
+        self.commands: list[Command] = []
 
     def start(self, *args: object, **environment: str) -> Command:
         """Start it; the caller waits."""
-        return Command(self.cwd, {**self.environment, **environment}, args)
+        at_start = any(
+            name.startswith(("PYTHON", "LC_", "LANG")) for name in environment
+        )  # read by a Python that starts
+        self.commands.append(Command(self.cwd, {**self.environment, **environment}, args, self.warm and not at_start))
+        return self.commands[-1]
 
     def __call__(self, *args: object, **environment: str) -> Ran:
         """Run it to its end."""
@@ -110,14 +191,14 @@ class CommandLine:
     def running(self) -> list[int]:
         """The processes alive that descend from this command line."""
         mark = f"{TOKEN}={self.environment[TOKEN]}".encode()
-        found = []
+        found = {command.process.pid for command in self.commands if command.process.poll() is None}
         for folder in Path("/proc").iterdir():
             try:
                 if folder.name.isdigit() and mark in (folder / "environ").read_bytes().split(b"\0"):
-                    found.append(int(folder.name))
+                    found.add(int(folder.name))
             except OSError:
                 continue
-        return found
+        return sorted(found)
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

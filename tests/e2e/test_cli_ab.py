@@ -31,6 +31,7 @@ def kept(cli: CommandLine, name: str = "ab") -> tuple[Any, list[Any]]:
     return json.loads((folder / f"{name}.json").read_text()), lines
 
 
+@pytest.mark.fresh
 def test_a_slower_model_is_a_confirmed_regression_and_exits_1(cli: CommandLine, recipe: Callable[..., Path]) -> None:
     slower = recipe("slower", latency_ns=1_260_000)
     ran = cli("ab", FAKE_MODEL, slower, *ON_FAKE, "--json")
@@ -108,12 +109,14 @@ def test_counts_decide_nothing_across_precisions_and_threads(
     assert ran.json["old"]["instructions"]["total"] == 123_456
 
 
+@pytest.mark.slow
 def test_without_counts_an_emulated_device_has_no_verdict(cli: CommandLine, recipe: Callable[..., Path]) -> None:
     ran = cli("ab", recipe("uncounted", instructions=None), "--device", FAKE_BOARD, "--quiet")
     assert ran.rc == 4
     assert "why: nothing counts instructions there" in ran.stdout
 
 
+@pytest.mark.slow
 def test_a_wrong_side_is_named_and_nothing_is_timed(cli: CommandLine, recipe: Callable[..., Path]) -> None:
     ran = cli("ab", FAKE_MODEL, recipe("wrong", fault="wrong"), *ON_FAKE, "--quiet")
     assert ran.rc == 4
@@ -149,6 +152,7 @@ def test_ctrl_c_keeps_what_was_measured_and_leaves_nothing_running(cli: CommandL
     assert any(line.get("pair") == 1 and "block" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_device_in_use_is_not_measured(cli: CommandLine) -> None:
     command = cli.start("ab", FAKE_MODEL, *ON_FAKE)
     command.until("session 1")
@@ -166,6 +170,7 @@ def noises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "noise"
 
 
+@pytest.mark.fresh
 def test_calibrate_remembers_the_noise_and_an_ab_test_goes_by_it(
     noises: Path, recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -192,6 +197,7 @@ def test_calibrate_wants_time_and_a_device_whose_time_counts(cli: CommandLine, n
     assert "is emulated" in ran.stderr
 
 
+@pytest.mark.slow
 def test_the_api_gives_the_same_as_an_object(tmp_path: Path, recipe: Callable[..., Path]) -> None:
     faster = recipe("faster", latency_ns=1_000_000)
     found = edgekit.ab(FAKE_MODEL, faster, FAKE_DEVICE, precisions=("fp32", "int8"), output=tmp_path / "runs")

@@ -46,7 +46,7 @@ def lines(path: Path) -> list[Any]:
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> tuple[CommandLine, Ran]:
     """One run that several tests look at, and the command line that made it."""
-    cli = CommandLine(tmp_path_factory.mktemp("first"))
+    cli = CommandLine(tmp_path_factory.mktemp("first"), warm=False)
     cli.environment["EDGEKIT_CACHE_DIR"] = str(shared_cache)
     return cli, cli(*PROFILE, "--launches", "2", "--json", "--quiet")
 
@@ -129,7 +129,9 @@ def test_the_table_is_on_stdout_and_progress_on_stderr(cli: CommandLine) -> None
     assert ran.rc == 0
     head, *rest = ran.stdout.splitlines()
     assert head.strip() == "fake_identity on fake: the fake runtime on this machine"
-    assert [line.split()[1:6] for line in rest[2:4]] == [["fake", of, "95.0", "190/200", "100.0"] for of in ("fp32", "int8")]
+    assert [line.split()[1:6] for line in rest[2:4]] == [
+        ["fake", of, "95.0", "190/200", "100.0"] for of in ("fp32", "int8")
+    ]
     assert all(re.search(r"\b1\.20\b", line) for line in rest[2:4])
     assert rest[-1] == f"results: results/{run_folder(cli).name}/run.json, measurements.jsonl, report.html"
     assert max(map(len, ran.stdout.splitlines())) <= 100
@@ -245,6 +247,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_what_was_finished(
     assert not [path for path in (cold / "artifacts").iterdir() if not path.name.endswith(".lock")]
 
 
+@pytest.mark.fresh
 def test_interrupted_and_resumed(cli: CommandLine) -> None:
     command = cli.start(*PROFILE, "--threads", "1,2,3,4", "--json")
     command.until("cell 2 of 8")
@@ -275,7 +278,7 @@ def test_interrupted_and_resumed(cli: CommandLine) -> None:
     assert "cell " not in third.stderr, "nothing is left to do"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_in_the_middle_of_a_hang_ends_at_once_and_keeps_what_is_done(
     cli: CommandLine, recipe: Callable[..., Path], number: signal.Signals
 ) -> None:
@@ -293,6 +296,7 @@ def test_ctrl_c_in_the_middle_of_a_hang_ends_at_once_and_keeps_what_is_done(
     assert not cli.running()
 
 
+@pytest.mark.fresh
 def test_when_the_host_is_killed_the_device_ends_by_itself(cli: CommandLine, recipe: Callable[..., Path]) -> None:
     command = cli.start("profile", recipe("orphan", fault="hang").name, "-d", FAKE_DEVICE)
     command.until("verifying on")
@@ -304,6 +308,7 @@ def test_when_the_host_is_killed_the_device_ends_by_itself(cli: CommandLine, rec
     wait_until(lambda: not cli.running())
 
 
+@pytest.mark.slow
 def test_nothing_written_tells_where_it_was_made(
     cli: CommandLine, recipe: Callable[..., Path], shared_cache: Path
 ) -> None:

@@ -55,6 +55,7 @@ def resumed(cli: CommandLine, device: str, stderr: str) -> Any:
     return ran.json
 
 
+@pytest.mark.fresh
 def test_two_devices_are_one_table_and_two_runs(cli: CommandLine, boards: Boards) -> None:
     ran = profile(cli, FAKE_MODEL, boards("left", "right"))
     assert ran.rc == 0, ran.stderr
@@ -99,6 +100,7 @@ def test_a_device_that_cannot_be_reached_stops_no_other(cli: CommandLine, boards
     assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.slow
 def test_a_busy_device_stops_no_other_and_its_run_is_finished_later(
     cli: CommandLine, boards: Boards, recipe: Callable[..., Path]
 ) -> None:
@@ -121,7 +123,7 @@ def test_cells_that_fail_are_the_exit_code(cli: CommandLine, boards: Boards, rec
     assert "go on with" not in ran.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_ends_all_devices_and_each_run_is_resumed_by_its_name(
     cli: CommandLine,
     boards: Boards,
@@ -165,6 +167,7 @@ def test_ctrl_c_while_converting_ends_all(cli: CommandLine, boards: Boards, reci
     assert not [pid for pid in cli.running() if not wait_gone(pid)]
 
 
+@pytest.mark.slow
 def test_everything_is_made_before_anything_is_measured_and_this_machine_is_measured_alone(
     cli: CommandLine, boards: Boards, recipe: Callable[..., Path]
 ) -> None:
@@ -180,7 +183,9 @@ def test_everything_is_made_before_anything_is_measured_and_this_machine_is_meas
     local = [n for n, line in enumerate(said) if "] fake: " in line]
     assert max(others) < min(local)
     heads = next(line.split() for line in ran.stdout.splitlines() if line.split()[:1] == ["device"])
-    assert heads[heads.index("emul.") :][:2] == ["emul.", "p50"], "an emulator's latency stands in no column with a device's"
+    assert heads[heads.index("emul.") :][:2] == ["emul.", "p50"], (
+        "an emulator's latency stands in no column with a device's"
+    )
     assert "weak: first, second: latency is the emulator's" in ran.stdout
 
 
@@ -224,6 +229,7 @@ def test_bad_input_for_one_device_is_said_before_any_is_measured(cli: CommandLin
     assert not (cli.cwd / "results").exists()
 
 
+@pytest.mark.slow
 def test_the_python_api_returns_a_report_for_each_device(
     boards: Boards, cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +259,7 @@ def test_the_python_api_returns_a_report_for_each_device(
         package.profile(FAKE_MODEL, devices, precisions="fp32", output=tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_an_error_of_this_machine_while_making_ends_all(
     boards: Boards, cli: CommandLine, recipe: Callable[..., Path], tmp_path: Path
 ) -> None:

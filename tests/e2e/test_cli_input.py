@@ -39,7 +39,7 @@ def refused(argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> tuple[
         (
             ("zzz",),
             "unknown command 'zzz'",
-            "known: ab, advise, calibrate, compare, completion, convert, devices, doctor, gate, history, inspect, models, "
+            "known: ab, advise, calibrate, ci, compare, completion, convert, devices, doctor, gate, history, inspect, models, "
             "profile, prune, report, runs, show",
         ),
         (("profile", "digits_cn", *FAKE), "unknown model 'digits_cn'", "did you mean 'digits_cnn'?"),
@@ -176,6 +176,7 @@ def test_a_file_where_a_folder_must_be_is_one_sentence(cli: CommandLine, option:
     assert (cli.cwd / "file").read_text() == "mine"
 
 
+@pytest.mark.fresh
 def test_a_bug_of_ours_is_a_traceback_and_exit_70(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -186,6 +187,7 @@ def test_a_bug_of_ours_is_a_traceback_and_exit_70(
     assert "this is a bug in edgekit" in said
 
 
+@pytest.mark.fresh
 def test_version_and_help(cli: CommandLine) -> None:
     ran = cli("--version")
     assert (ran.rc, ran.stdout, ran.stderr) == (0, f"edgekit {__version__}\n", "")
@@ -216,6 +218,7 @@ def test_examples_in_the_help_are_valid() -> None:
         parser.parse_args(argv)
 
 
+@pytest.mark.fresh
 def test_devices_lists_every_profile(cli: CommandLine) -> None:
     ran = cli("devices")
     assert ran.rc == 0
@@ -232,6 +235,7 @@ def test_devices_lists_every_profile(cli: CommandLine) -> None:
     assert all(not str(device["source"]).startswith("/") for device in whole)
 
 
+@pytest.mark.fresh
 def test_models_lists_every_recipe(cli: CommandLine) -> None:
     ran = cli("models")
     assert ran.rc == 0
@@ -242,6 +246,7 @@ def test_models_lists_every_recipe(cli: CommandLine) -> None:
     assert all(not model["source"].startswith("/") for model in whole)
 
 
+@pytest.mark.fresh
 def test_doctor_tries_a_device_for_real(cli: CommandLine) -> None:
     ran = cli("doctor", *FAKE)
     assert ran.rc == (0 if "not ready" not in ran.stdout else 3), ran.stdout
@@ -342,6 +347,7 @@ def test_a_model_file_that_is_not_what_its_suffix_says(cli: CommandLine, suffix:
     assert not (cli.cwd / "results").exists()
 
 
+@pytest.mark.fresh
 def test_a_finished_model_file_is_measured_as_it_is_unless_it_is_damaged(cli: CommandLine) -> None:
     write_fake_model(cli.cwd / "model.fake")
     whole = cli("profile", "model.fake", "-d", FAKE_DEVICE, "-q")
@@ -353,6 +359,7 @@ def test_a_finished_model_file_is_measured_as_it_is_unless_it_is_damaged(cli: Co
     assert strange.rc == 2 and "model.mlmodel is no model file that edgekit knows" in strange.stderr
 
 
+@pytest.mark.slow
 def test_a_run_is_not_finished_with_another_recipe(cli: CommandLine, recipe: Callable[..., Path]) -> None:
     path = recipe("mine")
     assert cli("profile", path.name, "-d", FAKE_DEVICE, "-q").rc == 0

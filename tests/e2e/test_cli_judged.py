@@ -3,6 +3,7 @@ finished only with what it was begun with."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,20 @@ DEVICE = ("--device", FAKE_DEVICE)
 PROFILE = ("profile", FAKE_MODEL, *DEVICE, "--launches", "1")
 
 
+TYPICAL = np.random.default_rng(0).uniform(0.0, 1.0, (20, 10)).astype(np.float32)
+
+
+def save_rows(path: Path, shift: int = 0) -> Path:
+    """Forty one-hot rows; the labels are right where nothing shifts them."""
+    y = np.arange(40) % 10
+    np.savez(path, x=np.eye(10, dtype=np.float32)[y], y=(y + shift) % 10)
+    return path
+
+
 @pytest.fixture
 def rows(cli: CommandLine) -> Path:
     """Forty one-hot rows with their labels, in the working directory."""
-    y = np.arange(40) % 10
-    np.savez(cli.cwd / "rows.npz", x=np.eye(10, dtype=np.float32)[y], y=y)
-    return cli.cwd / "rows.npz"
+    return save_rows(cli.cwd / "rows.npz")
 
 
 def tear(cli: CommandLine) -> None:
@@ -32,22 +41,28 @@ def tear(cli: CommandLine) -> None:
     (run / "measurements.jsonl").write_text(lines[0], "utf-8")
 
 
-@pytest.mark.parametrize("what", ["labels", "calibration", "metric", "metric's file", "reference"])
-def test_a_run_is_not_finished_with_another_judge(cli: CommandLine, rows: Path, what: str) -> None:
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Path:
+    """The folder of a run with labels, calibration and a metric of the user's own, of which one cell is left."""
+    cli = CommandLine(tmp_path_factory.mktemp("begun"))
+    save_rows(cli.cwd / "rows.npz")
     (cli.cwd / "mine.py").write_text("def share(outputs, y):\n    return (outputs.argmax(1) == y).mean()\n", "utf-8")
-    typical = np.random.default_rng(0).uniform(0.0, 1.0, (20, 10)).astype(np.float32)
-    np.savez(cli.cwd / "typical.npz", x=typical)
+    np.savez(cli.cwd / "typical.npz", x=TYPICAL)
     given = ("--data", "rows.npz", "--calibration", "typical.npz", "--metric", "mine.py:share")
-    ran = cli(*PROFILE, *given)
+    ran = cli(*PROFILE, *given, EDGEKIT_CACHE_DIR=str(shared_cache))
     assert ran.rc == 0, ran.stderr
     tear(cli)
+    return cli.cwd
+
+
+@pytest.mark.parametrize("what", ["labels", "calibration", "metric", "metric's file", "reference"])
+def test_a_run_is_not_finished_with_another_judge(cli: CommandLine, begun: Path, what: str) -> None:
+    shutil.copytree(begun, cli.cwd, dirs_exist_ok=True)
     again: tuple[object, ...] = ()
     if what == "labels":
-        with np.load(rows) as had:
-            arrays = {"x": had["x"], "y": (had["y"] + 1) % 10}
-        np.savez(rows, x=arrays["x"], y=arrays["y"])
+        save_rows(cli.cwd / "rows.npz", shift=1)
     elif what == "calibration":
-        np.savez(cli.cwd / "typical.npz", x=typical * 0.9)
+        np.savez(cli.cwd / "typical.npz", x=TYPICAL * 0.9)
     elif what == "metric's file":
         (cli.cwd / "mine.py").write_text("def share(outputs, y):\n    return 0.5\n", "utf-8")
     else:

@@ -84,7 +84,7 @@ def test_whoever_waits_goes_on_when_the_first_is_killed(cli: CommandLine, hangin
     assert [cell["status"] for cell in ran.json["cells"]] == ["ok", "ok"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_waiting_can_be_ended(cli: CommandLine, hanging: Command, number: signal.Signals) -> None:
     second = cli.start(*PROFILE, "--wait")
     second.until("waiting, fake is in use")
@@ -96,6 +96,7 @@ def test_waiting_can_be_ended(cli: CommandLine, hanging: Command, number: signal
     kill(hanging)
 
 
+@pytest.mark.slow
 def test_two_that_wait_for_each_other_both_finish(cli: CommandLine, recipe: Callable[..., Path]) -> None:
     names = [recipe(f"both{n}", latency_ns=10**6 * n).name for n in (2, 3)]
     commands = [cli.start("profile", name, "-d", FAKE_DEVICE, "--json", "--wait") for name in names]
@@ -105,8 +106,11 @@ def test_two_that_wait_for_each_other_both_finish(cli: CommandLine, recipe: Call
         assert [cell["latency"]["p50_ns"] for cell in ran.json["cells"]] == [10**6 * number] * 2
 
 
-def test_of_two_that_do_not_wait_one_finishes(cli: CommandLine) -> None:
-    commands = [cli.start(*PROFILE, "--threads", "1,2,3,4") for _ in range(2)]
+def test_of_two_that_do_not_wait_one_finishes(cli: CommandLine, recipe: Callable[..., Path], tmp_path: Path) -> None:
+    name = recipe("race", fault={"fp32": f"pause {tmp_path / 'go'}"}).name
+    commands = [cli.start("profile", name, "-d", FAKE_DEVICE) for _ in range(2)]
+    wait_until(lambda: any(command.process.poll() is not None for command in commands))
+    (tmp_path / "go").touch()
     ran = [command.end() for command in commands]
     assert sorted(one.rc for one in ran) == [0, 3], [one.stderr for one in ran]
     assert [one.stderr.count("is in use") for one in ran] == [int(one.rc == 3) for one in ran]
@@ -126,6 +130,7 @@ def test_the_lock_stays_when_an_agent_is_killed(cli: CommandLine, hanging: Comma
         assert second.end().rc == 0
 
 
+@pytest.mark.slow
 def test_a_cell_during_which_the_lock_was_lost_fails_and_the_device_is_locked_again(
     cli: CommandLine, recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -145,6 +150,7 @@ def test_a_cell_during_which_the_lock_was_lost_fails_and_the_device_is_locked_ag
     assert fine["status"] == "ok"
 
 
+@pytest.mark.slow
 def test_when_the_lock_was_lost_and_taken_the_run_ends_and_can_be_resumed(
     cli: CommandLine, recipe: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -45,14 +45,14 @@ def test_operators_are_a_part_of_the_report(cli: CommandLine, recipe: Callable[.
 
 
 def test_nobody_who_did_not_ask_gets_operators(cli: CommandLine, recipe: Callable[..., Path]) -> None:
-    ran = cli("profile", recipe("silent", operators=OPERATORS, delegation=PARTLY), *ONE, "--json")
+    ran = cli("profile", recipe("operators", operators=OPERATORS, delegation=PARTLY), *ONE, "--json")
     assert ran.rc == 0
     assert "operators" not in ran.json["cells"][0]
     assert "fallen-back" not in {one["code"] for one in ran.json["cells"][0]["warnings"]}
 
 
 def test_a_fallback_fails_the_cell_where_none_is_allowed(cli: CommandLine, recipe: Callable[..., Path]) -> None:
-    path = recipe("fallback", operators=OPERATORS, delegation=PARTLY)
+    path = recipe("operators", operators=OPERATORS, delegation=PARTLY)
     ran = cli("profile", path, *ONE, "--require-full-delegation", "--json")
     assert ran.rc == 4
     (cell,) = ran.json["cells"]

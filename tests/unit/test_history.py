@@ -267,6 +267,7 @@ def test_many_processes_bring_the_index_up_to_date_at_once(tmp_path: Path) -> No
     assert [process.communicate()[0].split() for process in started] == [["20", "20"]] * 3
 
 
+@pytest.mark.fresh
 def test_the_commands(cli: CommandLine, tmp_path: Path, cold_cache: Path) -> None:
     """profile -> runs -> history -> show -> prune, each in a process of its own."""
     environment = {"EDGEKIT_CACHE_DIR": str(cold_cache)}
