@@ -24,6 +24,10 @@ CELL = (
 HELD_OUT = ("x", "y")  # of the data; calibration makes another artifact, which is no reason not to compare
 SYSTEM = ("machine", "model", "cpu", "cores")
 WARM_UP = ("warmup_calls", "warmup_s")
+PARTS: Mapping[str, type] = {
+    "latency": dict, "memory": dict, "accuracy": dict, "fidelity": dict, "artifact": dict, "energy": dict, "sustained": dict,
+    "estimate": dict, "system": dict, "instructions": dict, "warnings": list,
+}  # fmt: skip
 # What of a cell decides what its figures mean.
 MEANING: Mapping[str, Callable[[Json], object]] = {
     "inputs judged on": lambda cell: cell.get("accuracy", {}).get("total"),
@@ -66,6 +70,7 @@ def whole(form: Json, name: str) -> Json:
         unmeasured(form)
         numbers = [form["noise"]["relative"]] if form.get("noise") else []
         for cell in form["cells"]:
+            check_parts(cell)
             found = {metric: figures.of(cell, metric) for metric in figures.METRICS}
             for metric, figure in found.items():
                 numbers += [figure.value, figure.low, figure.high] if figure else []
@@ -79,6 +84,24 @@ def whole(form: Json, name: str) -> Json:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise gate.damaged(name, error) from error
     return form
+
+
+def check_parts(cell: Json) -> None:
+    """The parts of a cell are what they should be, as far as anything here reads them. Raises TypeError, KeyError, ValueError."""
+    for key, kind in PARTS.items():
+        if not isinstance(cell.get(key, kind()), kind):
+            raise TypeError(f"{key} of {cell['id']} is {cell[key]!r}")
+    artifact, system = cell.get("artifact", {}), cell.get("system", {})
+    words = [warning[key] for warning in cell.get("warnings", ()) for key in ("code", "message")]
+    words += [artifact["sha256"]] if artifact else []
+    words += [cell["accuracy"]["metric"]] if cell.get("accuracy") else []
+    if not all(isinstance(word, str) for word in words):
+        raise TypeError(f"{cell['id']} has no words where some should be")
+    if not all(isinstance(one, dict) for one in (artifact.get("details", {}), system.get("cpu", {}))):
+        raise TypeError(f"the file or the system of {cell['id']} is not described")
+    paired = cell.get("accuracy", {}).get("paired")
+    if paired is not None and not gate.is_number(paired["p"]):
+        raise ValueError(f"{cell['id']} has no p of its test")
 
 
 def unmeasured(form: Json) -> list[str]:

@@ -144,7 +144,7 @@ def said_of(change: Figure, limit: float) -> tuple[Verdict, str]:
     if change.low == change.high:
         edge = 1 + limit
         return ("regression" if change.value > edge else "improvement" if change.value < 1 / edge else "equal"), ""
-    if change.low <= 0 or not math.isfinite(change.high):
+    if min(change.value, change.low) <= 0 or not math.isfinite(change.high):
         return "inconclusive", "NEW is not above 0"
     found = ratio.verdict(ratio.Estimate(change.value, change.low, change.high, 0, 0), limit)
     return found, f"it may lie on either side of {100 * limit:.3g} %" if found == "inconclusive" else ""

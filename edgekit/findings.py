@@ -60,7 +60,7 @@ def quantized(cells: Sequence[Json]) -> Iterator[Finding]:
 def slower(cell: Json, sibling: Json) -> Finding | None:
     """A smaller precision that takes longer than fp32."""
     ours, theirs = figures.of(cell, "p50"), figures.of(sibling, "p50")
-    if not ours or not theirs or ours.value <= SLOWER * theirs.value or not surely(ours, theirs):
+    if not ours or not theirs or theirs.value <= 0 or ours.value <= SLOWER * theirs.value or not surely(ours, theirs):
         return None
     ratio, times = ours.value / theirs.value, f"{duration(ours.value)}, fp32 {duration(theirs.value)}"
     said = f"{cell['precision']} takes {ratio:.2f}x the time of fp32 in {where(cell)} ({times})"
@@ -117,6 +117,8 @@ def threads(cells: Sequence[Json]) -> Iterator[Finding]:
         for fewer, more in itertools.pairwise(ordered):
             before, after = figures.of(fewer, "p50"), figures.of(more, "p50")
             assert before and after
+            if after.low <= 0:  # a clock that stood still
+                continue
             gain = before.value / after.value
             if before.high / after.low < (PAYS if with_intervals(before, after) else PAYS / ONE_LAUNCH) and gain < PAYS:
                 times = f"{duration(after.value)} with {more['threads']} threads, {duration(before.value)} with {fewer['threads']}"

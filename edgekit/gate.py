@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from edgekit import store
 from edgekit.cache import is_file
 from edgekit.errors import UserError
 from edgekit.report import Report
 from edgekit.types import Json
+from edgekit.types import Status as CellStatus
 
 LIMIT = 0.01  # counts of the same file repeat within 0.1 %
 # What decides which instructions run, of a device profile.
 PROFILE = ("name", "arch", "transport", "emulation")
+NAMES = ("id", "model", "precision", "runtime", "status")  # of a cell
+MOST = 1e30  # no figure is as large, and infinity, as 1e999 is read, is no less
 TOLD = 6  # differences that a message names
 Status = Literal["pass", "fail"]
 
@@ -96,11 +98,11 @@ def read(name: str, output: Path) -> Json:
     if not is_file(Path(name)):
         return Report.load(store.find(output, name)).to_json()
     try:
-        found = json.loads(Path(name).read_text("utf-8"))
+        found = json.loads(Path(name).read_text("utf-8"), parse_constant=no_number)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {name}: {error}", "it should be what `edgekit profile --json` prints") from error
     whole = isinstance(found, dict) and {"schema", "run", "device", "cells"} <= found.keys()
-    if not whole or not all(isinstance(cell, dict) and "precision" in cell for cell in found["cells"]):
+    if not whole or not isinstance(found["cells"], list):
         several = isinstance(found, dict) and "reports" in found
         hint = "one device to a file" if several else "it should be what `edgekit profile --json` prints"
         raise UserError(f"{name} is not the report of a run", hint)
@@ -113,6 +115,11 @@ def read(name: str, output: Path) -> Json:
     return dict(found)
 
 
+def no_number(word: str) -> float:
+    """NaN and Infinity, which Python's JSON has and nobody else's. Raises ValueError."""
+    raise ValueError(f"{word} is no number")
+
+
 def damaged(name: str, error: Exception) -> UserError:
     """What is said of a file in which something is not as a report has it."""
     what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
@@ -122,12 +129,15 @@ def damaged(name: str, error: Exception) -> UserError:
 def check_whole(form: Json) -> None:
     """A report from a file has what the gate takes from it, each cell once. Raises what reading it would raise."""
     profile(form["device"])
+    names = [form["run"], *(cell[key] for cell in form["cells"] for key in NAMES)]
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError("a run, a cell or a model has no name")
     keys = [key_of(cell) for cell in form["cells"]]
     if len(set(keys)) < len(keys):
         raise ValueError("a cell is there twice")
     for cell in form["cells"]:
-        if None in [cell[key] for key in ("id", "model", "precision", "runtime", "threads", "status")]:
-            raise ValueError("a cell lacks its name")
+        if not isinstance(cell["threads"], int) or cell["status"] not in get_args(CellStatus):
+            raise ValueError(f"{cell['id']} has {cell['threads']!r} threads and is {cell['status']}")
         reason_of(cell)
         total = (cell.get("instructions") or {"total": 0})["total"]
         if not is_number(total) or total < 0:
@@ -136,7 +146,7 @@ def check_whole(form: Json) -> None:
 
 def is_number(value: object) -> bool:
     """Whether it is a finite number; JSON as Python reads it has NaN and Infinity, and true is no number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MOST
 
 
 def check_alike(after: Json, before: Json) -> None:

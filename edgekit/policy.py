@@ -16,6 +16,7 @@ from typing import Any, Literal, cast, get_args
 
 from edgekit import figures
 from edgekit.errors import UserError, unknown
+from edgekit.inert import printable
 from edgekit.limits import EXAMPLE, Limit, parse
 from edgekit.types import Json
 
@@ -137,7 +138,7 @@ def written(form: Json) -> str:
     if not sections:
         raise UserError(f"{form['run']} has no figure to make a limit of", "edgekit profile makes a run with some")
     head = f"""\
-# What `edgekit gate RUN --policy THIS_FILE` holds a run against. Made from {form["run"]}: its figures with a margin.
+# What `edgekit gate RUN --policy THIS_FILE` holds a run against. Made from {printable(form["run"])}: its figures with a margin.
 # A metric may carry its unit (p95_ms, peak_mb), or its limit does (p95 = "<= 20 ms").
 {textwrap.fill("metrics: " + ", ".join(figures.METRICS), 100, initial_indent="# ", subsequent_indent="#   ")}
 
