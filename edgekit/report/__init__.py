@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,27 +12,28 @@ from typing import TYPE_CHECKING
 from edgekit import estimate, stats, store
 from edgekit.caveats import caveat
 from edgekit.errors import EdgekitError
+from edgekit.report import siblings
+from edgekit.report.cells import ALIKE, Cells, append, tell
+from edgekit.report.siblings import Timed
 from edgekit.types import Caveat, Json, to_json
 
 if TYPE_CHECKING:
     import pandas
-
-SLOWER_RUNTIME = 1.25  # below this, versions of the same kernels differ as well
-SLOWER = 1.05  # a smaller difference is the noise of many machines, and worth nobody's while
 
 
 @dataclass(frozen=True)
 class Report:
     """A finished (or interrupted) run. `cells` are the cells in their machine form, `warnings` those of the whole run.
 
-    `noise` is the A/A noise of a device that was calibrated here (noise.py).
+    `noise` is the A/A noise of a device that was calibrated here (noise.py). Of a run with thousands of cells, they are packed
+    (cells.py).
     """
 
     run: str
     path: Path
     schema: int
     header: Json
-    cells: list[Json]
+    cells: Sequence[Json]
     warnings: list[Json]
     noise: Json | None = None
 
@@ -45,22 +47,29 @@ class Report:
         """The report of a run."""
         target = run.header.get("plan", {}).get("effort", {}).get("target", 0.0)
         emulated = bool(run.header["device"]["emulated"])
-        known: Json = {}
-        cells = [shared(summary(line, emulated, target), known) for line in run.lines]
-        compare_precisions(cells)
-        compare_runtimes(cells)
-        warnings = []
         device = run.header["device"]
-        for cell in cells:
+        known: Json = {}
+        cells: list[Json] | Cells = []
+        timed: list[Timed] = []
+        noise = None
+        for place, line in enumerate(run.lines):
+            cell = shared(summary(line, emulated, target), known)
             cell |= {"estimate": found} if (found := estimate.of(cell, device)) else {}
-        if device["emulated"] and any("latency" in cell for cell in cells):
+            timed += [fact] if (fact := Timed.of(place, cell)) else []
+            cells = append(cells, cell)
+            noise = noise or line.get("environment", {}).get("noise")
+        for compared in (siblings.of_precisions, siblings.of_runtimes):
+            for place, warning in compared(timed):
+                tell(cells, place, warning)
+        warnings = []
+        if device["emulated"] and timed:
             counted = device.get("transport", "emulator") == "emulator"
             warnings.append(to_json(caveat("emulated-latency") if counted else caveat("uncounted-latency")))
         if run.torn:
             warnings.append(to_json(caveat("torn-line")))
         elif (planned := len(run.header["plan"].get("cells", ()))) > len(cells):
             warnings.append(to_json(caveat("unfinished", done=len(cells), total=planned)))
-        return cls(run.path.name, run.path, int(run.header["schema"]), run.header, cells, warnings, noise_of(run))
+        return cls(run.path.name, run.path, int(run.header["schema"]), run.header, cells, warnings, noise)
 
     def to_json(self) -> Json:
         """The machine form: schema, run, warnings, cells, and the plan and device they belong to."""
@@ -71,7 +80,7 @@ class Report:
             if key in self.header
         }
         form |= {"noise": self.noise} if self.noise else {}
-        return {**form, "warnings": self.warnings, "cells": self.cells}
+        return {**form, "warnings": self.warnings, "cells": list(self.cells)}
 
     def to_dataframe(self) -> pandas.DataFrame:
         """A row per cell, with the columns of report/columns.py. Raises SetupError without pandas."""
@@ -111,7 +120,7 @@ class Reports:
         """The folder in which the runs lie."""
         return self.reports[0].path.parent
 
-    @property
+    @functools.cached_property
     def cells(self) -> list[Json]:
         """The cells of all devices, one device after another."""
         return [cell for report in self.reports for cell in report.cells]
@@ -130,12 +139,6 @@ class Reports:
     def failed(self) -> list[Json]:
         """The cells that failed, on all devices."""
         return [cell for report in self.reports for cell in report.failed]
-
-
-def noise_of(run: store.Run | store.Stored) -> Json | None:
-    """The A/A noise of the run's device, as it was known when the run was made; None where nobody had calibrated it."""
-    known = (line.get("environment", {}).get("noise") for line in run.lines)
-    return next((found for found in known if found), None)
 
 
 def summary(line: Json, emulated: bool, target: float = 0.0) -> Json:
@@ -167,12 +170,14 @@ def summary(line: Json, emulated: bool, target: float = 0.0) -> Json:
 
 
 def shared(cell: Json, known: Json) -> Json:
-    """A cell whose descriptions that are as in the cell before are the same objects: thousands of cells then need little memory."""
-    for place in (cell, cell.get("artifact", {})):
-        for key in ("system", "inputs", "outputs", "made_with", "details"):
-            if key in place:
-                place[key] = known[key] if known.get(key) == place[key] else place[key]
-                known[key] = place[key]
+    """A cell whose parts that are as in the cell before are the same objects: thousands of cells then need little memory."""
+    for key, value in cell.items():
+        if isinstance(value, str):
+            cell[key] = sys.intern(value)
+        elif key in ALIKE and known.setdefault(key, value) == value:
+            cell[key] = known[key]
+        else:
+            known[key] = value
     return cell
 
 
@@ -201,51 +206,4 @@ def artifact_caveats(precision: str, artifact: Json | None) -> Iterator[Caveat]:
 
 def apart(slow: Json, fast: Json) -> bool:
     """Whether the intervals of two cells' latencies leave no doubt which is slower; cells of one launch have none."""
-    if "low_ns" not in slow["latency"] or "high_ns" not in fast["latency"]:
-        return True
-    return bool(slow["latency"]["low_ns"] > fast["latency"]["high_ns"])
-
-
-def call_of(cell: Json) -> tuple[str, int, int]:
-    """What cells have in common that differ in their precision alone: the runtime, the threads, the inputs per call."""
-    return str(cell["runtime"]), int(cell["threads"]), int(cell.get("batch", 1))
-
-
-def compare_precisions(cells: list[Json]) -> None:
-    """Add to each cell of a smaller precision that was timed on a real device whether it is slower than its fp32 sibling.
-
-    Only by time: an int8 instruction and an fp32 one cost differently, so their counts decide nothing here.
-    """
-    floats = {call_of(c): c for c in cells if c["precision"] == "fp32" and "latency" in c}
-    for cell in cells:
-        sibling = floats.get(call_of(cell))
-        if sibling is None or cell is sibling or "latency" not in cell:
-            continue
-        ratio = cell["latency"]["p50_ns"] / sibling["latency"]["p50_ns"]
-        if ratio > SLOWER and not cell["latency"]["emulated"] and apart(cell, sibling):
-            cell["warnings"].append(to_json(caveat("slower-than-fp32", precision=cell["precision"], ratio=ratio)))
-
-
-def compare_runtimes(cells: list[Json]) -> None:
-    """Add to each cell that ran the very file of an earlier cell in another runtime whether it needs more for it.
-
-    By time on a real device, by instructions on an emulated one: the same file in the same precision can be compared so.
-    """
-    earlier: dict[tuple[str, int], Json] = {}
-    for cell in cells:
-        if "latency" not in cell or "artifact" not in cell:
-            continue
-        first = earlier.setdefault((cell["artifact"]["sha256"], cell["threads"]), cell)
-        if first["runtime"] == cell["runtime"] or first["precision"] != cell["precision"]:
-            continue
-        if not cell["latency"]["emulated"]:
-            if not apart(cell, first):
-                continue
-            what, ratio = "time", cell["latency"]["p50_ns"] / first["latency"]["p50_ns"]
-        elif "instructions" in cell and "instructions" in first:
-            what, ratio = "instructions", cell["instructions"]["total"] / first["instructions"]["total"]
-        else:
-            continue
-        if ratio > SLOWER_RUNTIME:
-            found = caveat("slower-runtime", ratio=ratio, what=what, runtime=cell["runtime"], other=first["runtime"])
-            cell["warnings"].append(to_json(found))
+    return siblings.apart(slow["latency"].get("low_ns"), fast["latency"].get("high_ns"))
