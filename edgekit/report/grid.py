@@ -26,7 +26,7 @@ class Column:
 
     `rank` orders what is left out of a narrow table, the highest first; what STAYS is never left out. `lower` says whether
     less is better, None where nothing is. Figures are best among cells alike in `within`; `extra` columns are for wide
-    terminals only, and nobody is told that they were left out.
+    terminals only, and nobody is told that they were left out. `emulated` time is no board's.
     """
 
     heading: str
@@ -38,6 +38,7 @@ class Column:
     extra: bool = False
     unit: str = ""
     name: bool = False
+    emulated: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def columns(found: Reports) -> list[Column]:
         Column("run", figure("run_peak_bytes"), "MiB", 21, lower=True),
         Column("delta", figure("delta_bytes"), "MiB", 95, lower=True, extra=True),
         Column("instr.", figure("instructions"), "count", lower=True, within=choice.INSTRUCTIONS.within),
-        Column("emul.", latency("p50_ns", emulated=True), "ns", 30),
+        Column("emul.", latency("p50_ns", emulated=True), "ns", 30, emulated=True),
         Column("estimated", figure("estimate_ns"), "ns", lower=True, within=PER_CALL),
         Column("error", error, unit="of it"),
         Column("energy", figure("mj_per_inference"), "mJ", 10, lower=True),

@@ -97,8 +97,8 @@ class Table:
         told = []
         for one in self.columns:
             texts = [(cut(text, self.names_width) if one.column.name else text) for text in one.texts]
-            longest = max(cell_len(text) for text in pointed(texts, one))
-            told.append(max(longest, len(one.column.heading), len(one.unit)) + (0 if one.column.name else 1))
+            longest = max(map(cell_len, (*pointed(texts, one), one.column.heading, one.unit)))
+            told.append(longest + (0 if one.column.name else 1))
         return told
 
     def width(self) -> int:
@@ -109,6 +109,7 @@ class Table:
 
     def lines(self) -> list[Text]:
         """The heading, the units below it, and a line for each row."""
+        from rich.cells import cell_len
         from rich.text import Text
 
         widths, marked = self.widths(), self.marked()
@@ -120,7 +121,10 @@ class Table:
         ):
             parts = [before]
             for one, head, width in zip(self.columns, heads, widths, strict=True):
-                parts.append(head.ljust(width + 2) if one.column.name else f"{head.rjust(width - 1)}  ")
+                if one.column.name:
+                    parts.append(head + " " * (width + 2 - cell_len(head)))
+                else:
+                    parts.append(" " * (width - 1 - cell_len(head)) + f"{head}  ")
             if any(heads):
                 told.append(Text("".join(parts).rstrip(), style=style))
         columns = [pointed(one.texts, one) for one in self.columns]
@@ -143,7 +147,8 @@ class Table:
             return
         room = text.rstrip()
         after = text[len(room) :]
-        style = "bold green" if behind == grid.BEST else "yellow" if behind == grid.DOUBT else ""
+        plain = "dim" if one.column.emulated else ""
+        style = {grid.BEST: "bold green", grid.DOUBT: "yellow"}.get(behind, plain)
         line.append(" " * (width - 1 - cell_len(text)))
         line.append(room + behind, style=style)
         line.append(after + " " * (2 - len(behind)))
