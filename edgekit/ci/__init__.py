@@ -154,16 +154,16 @@ def write(recipe: Recipe, root: Path, force: bool) -> list[str]:
             f"{recipe.target} is there already",
             f"--stdout prints the recipe instead: {KINDS[recipe.kind].elsewhere}\n--force writes it over what is there",
         )
-    written = [] if limits.exists() else [recipe.policy]
-    if limits.exists():
+    kept = limits.exists()
+    if kept:
         policy.read(limits)
-    for path in (target, limits.parent / limits.name, root / recipe.baseline):
+    for path in (target, limits, root / recipe.baseline):
         with disk_errors(str(path.parent)):
             path.parent.mkdir(parents=True, exist_ok=True)
-    if written:
+    if not kept:
         baseline.write(limits, "the policy", recipe.policy_text)
     baseline.write(target, "the recipe", recipe.text)
-    return [recipe.target, *written]
+    return [recipe.target] if kept else [recipe.target, recipe.policy]
 
 
 def model_of(asked: Asked) -> str:

@@ -88,6 +88,9 @@ def test_android_through_a_real_adbd(tmp_path_factory: pytest.TempPathFactory, t
         workflow = ".github/workflows/edgekit-android.yml"
         ran = runner.github(workflow)
         assert ran["Measure"].rc == 0 and ran["Gate"].rc == 2, ran["Measure"].said
+        noted = runner.noted()
+        assert any(line.startswith("docker run") and "--network host" in line for line in noted)
+        assert sum(line.startswith("sudo udevadm") for line in noted) == 2
         shutil.move(repo / "results" / "baseline.json", repo / ".edgekit" / "android" / "baseline.json")
         ran = runner.github(workflow)
         assert ran["Gate"].rc == 0 and "passed: 2 limits" in ran["Gate"].said, ran["Gate"].said

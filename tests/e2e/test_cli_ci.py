@@ -1,5 +1,5 @@
 """`edgekit ci init`, and what it wrote run in a scratch repository with the fake runtime: a gate that passes, one that fails on a
-planted regression. tests/devices/test_ci_recipes.py does so on the emulated Pi 4."""
+planted regression. tests/devices/test_ci_recipes.py does so on the emulated Pi 4, and runs the Android recipe."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_github_from_no_baseline_to_a_failing_gate(runner: Runner) -> None:
     assert "### net on board" in summary and FAILED.search(summary)
 
 
-def test_gitlab_passes_and_fails_with_a_junit_report(runner: Runner) -> None:
+def test_gitlab_fails_with_a_junit_report(runner: Runner) -> None:
     runner.edgekit(*INIT, "gitlab", *WHAT)
     runner.edgekit("profile", *WHAT[1:], "--quiet")
     runner.edgekit("gate", "--save", ".edgekit/baseline.json")
@@ -130,25 +130,6 @@ def test_gitlab_passes_and_fails_with_a_junit_report(runner: Runner) -> None:
     assert after.rc == 0 and job["artifacts"]["when"] == "always"
     suites = ElementTree.parse(runner.repo / job["artifacts"]["reports"]["junit"]).getroot()
     assert [case.get("name") for case in suites.iter("testcase")] == ["net/fp32/fake@board+threads=1"]
-    runner.edgekit("gate", "--save", ".edgekit/baseline.json")
-    script, after, job = runner.gitlab(".gitlab-ci.yml")
-    assert (script.rc, after.rc) == (0, 0), script.said
-
-
-def test_android_measures_through_the_container_beside_the_emulator(runner: Runner) -> None:
-    (runner.repo / ".edgekit/android").mkdir()
-    (runner.repo / ".edgekit/android/policy.toml").write_text(POLICY, "utf-8")
-    runner.edgekit(*INIT, "github-android", *WHAT)
-    runner.edgekit("profile", *WHAT[1:], "--quiet")
-    runner.edgekit("gate", "--save", ".edgekit/android/baseline.json")
-    slow(runner)
-    ran = runner.github(".github/workflows/edgekit-android.yml")
-    assert ran["Measure"].rc == 0, ran["Measure"].said
-    assert ran["Gate"].rc == 1 and FAILED.search(ran["Gate"].said), ran["Gate"].said
-    assert FAILED.search(runner.summary.read_text("utf-8")) and "Keep the run" in ran
-    noted = runner.noted()
-    assert any(line.startswith("docker run") and "--network host" in line for line in noted)
-    assert sum(line.startswith("sudo udevadm") for line in noted) == 2
 
 
 def test_the_hook_stops_a_commit_that_makes_the_model_slower(runner: Runner, tmp_path: Path) -> None:
@@ -166,10 +147,7 @@ def test_the_hook_stops_a_commit_that_makes_the_model_slower(runner: Runner, tmp
     slow(runner)
     done = runner.git("commit", "-am", "a slower one")
     assert done.returncode == 1 and FAILED.search(done.stdout), done.stdout
-    runner.edgekit("gate", "last", "--save", ".edgekit/baseline.json")
-    runner.git("add", "-A")
-    done = runner.git("commit", "-m", "a slower one, meant")
-    assert done.returncode == 0, done.stdout
+    runner.git("checkout", "HEAD", "net.py")
     (runner.repo / "notes.txt").write_text("of no model\n", "utf-8")
     runner.git("add", "-A")
     done = runner.git("commit", "-m", "something else")
