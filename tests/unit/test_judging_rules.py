@@ -5,6 +5,8 @@ from __future__ import annotations
 import tomllib
 from typing import Any
 
+import numpy as np
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from made_up import cell, report
@@ -142,3 +144,17 @@ def test_a_policy_made_from_a_run_passes_on_it_and_fails_on_a_worse_one(run: dic
             assert found is not None
             worse = by if METRICS[limit.metric].lower else 1 / by
             assert limit.judge(Figure(found.value * worse, found.high * worse, found.high * worse)) == "fail"
+
+
+@pytest.mark.parametrize(("launches", "deviation", "slower"), [(6, 0.01, "fail"), (6, 0.03, None), (3, 0.03, None)])
+def test_chance_alone_fails_no_run(launches: int, deviation: float, slower: str | None) -> None:
+    """60 pairs of runs of the same file, log-normal: none fails <= +5 %; of 10 % more time none passes, and all fail with little
+    noise."""
+    rng = np.random.default_rng(launches)
+    limit = limits.parse("p50", "<= +5 %")
+    for _ in range(60):
+        each = [10 * np.exp(rng.normal(0, deviation, launches)) for _ in range(2)]
+        before, same, worse = (cell(p50_ms=10.0, each_ms=list(values)) for values in (*each, 1.1 * each[1]))
+        assert judge.row_of(same, before, limit).status != "fail"
+        said = judge.row_of(worse, before, limit).status
+        assert said == slower if slower else said != "pass"
