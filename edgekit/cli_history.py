@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit import cli_profile, errors
+from edgekit import cli_profile, errors, places
 from edgekit.arguments import Parser, positive
 from edgekit.errors import UserError
+from edgekit.inert import printable
 from edgekit.terminal import complain, print_json, print_table
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def run_history(args: argparse.Namespace) -> int:
     """edgekit history"""
     from edgekit.history import History
 
-    with History([Path(args.output)]) as known:
+    with History([places.real(Path(args.output))]) as known:
         every = [series for series in known.series(args.model, args.device) if args.cell in series.id]
     if not every:
         raise UserError(f"no cell of {args.model} has '{args.cell}' in its name", "leave --cell out to see them all")
@@ -93,8 +94,8 @@ def run_history(args: argparse.Namespace) -> int:
         print_json([{**form, "points": form["points"][-args.last :]} for form in (one.to_json() for one in every)])
         return errors.EXIT_OK
     for number, series in enumerate(every):
-        print(*(["\n"] if number else []), series.id, sep="")
-        print_table(("  when", "figure", "change", "run"), rows(series, args.last))
+        print(*(["\n"] if number else []), printable(series.id), sep="")
+        print_table(("  when (UTC)", "figure", "change", "run"), rows(series, args.last))
     return errors.EXIT_OK
 
 
@@ -133,7 +134,7 @@ def run_runs(args: argparse.Namespace) -> int:
     """edgekit runs"""
     from edgekit.history import History
 
-    with History([Path(args.output)]) as known:
+    with History([places.real(Path(args.output))]) as known:
         found = known.runs(args.model, args.device)[-args.last :]
     if args.json:
         print_json(found)
@@ -159,7 +160,7 @@ def run_show(args: argparse.Namespace) -> int:
     from edgekit.history import History
     from edgekit.report import Report
 
-    with History([Path(args.output)]) as known:
+    with History([places.real(Path(args.output))]) as known:
         path = known.find(args.name, Path(args.output))
     cli_profile.present(Report.load(path), args)
     return errors.EXIT_OK
@@ -171,7 +172,7 @@ def run_prune(args: argparse.Namespace) -> int:
 
     if args.keep is None and args.older_than is None:
         raise UserError("prune needs to know what is old", "say --keep N, --older-than 30d, or both")
-    with history.History([Path(args.output)]) as known:
+    with history.History([places.real(Path(args.output))]) as known:
         chosen = known.prunable(args.keep or 1, args.older_than or 0.0, args.model, args.device)
     if args.dry_run:
         tell(args, [run["path"] for run in chosen], {}, "would go")
@@ -199,8 +200,8 @@ def tell(args: argparse.Namespace, gone: list[str], left: dict[str, str], word: 
         print_json({"dry_run": args.dry_run, "runs": gone, "left": left})
         return
     for path in gone:
-        print(f"{word}: {path}")
+        print(printable(f"{word}: {path}"))
     for path, why in left.items():
-        print(f"left: {path}: {why}")
+        print(printable(f"left: {path}: {why}"))
     if not gone and not left:
         print("nothing is old enough to go")

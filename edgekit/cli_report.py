@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit import cli_profile, errors
+from edgekit import cli_profile, errors, places
 from edgekit.arguments import Parser
 from edgekit.errors import UserError
 from edgekit.terminal import complain
@@ -52,7 +52,7 @@ def run_report(args: argparse.Namespace) -> int:
 
     if args.open and args.format not in (None, "html"):
         raise UserError(f"--open is for the page, and --format {args.format} is none", "leave one of them out")
-    with History([Path(args.output)]) as known:
+    with History([places.real(Path(args.output))]) as known:
         found = Report.load(known.find(args.name, Path(args.output)))
     if args.tensorboard:
         from edgekit.report import tensorboard

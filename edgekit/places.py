@@ -26,15 +26,20 @@ def noted() -> list[Path]:
         return []
     found = []
     for line in text.splitlines():
-        with contextlib.suppress(ValueError):
-            found.append(Path(str(json.loads(line))))
+        with contextlib.suppress(ValueError, OSError):
+            found.append(real(Path(str(json.loads(line)))))
     return list(dict.fromkeys(found))
+
+
+def real(folder: Path) -> Path:
+    """The folder itself, whichever way leads to it: runs that were found twice would count twice."""
+    return Path(os.path.realpath(folder))
 
 
 def note(folder: Path) -> None:
     """Remember that runs lie in a folder. A run counts for more than where it lies: what goes wrong here is let be."""
     with contextlib.suppress(OSError, SetupError):
-        absolute = folder.absolute()
+        absolute = real(folder)
         if absolute in noted():
             return
         file().parent.mkdir(parents=True, exist_ok=True)
