@@ -13,8 +13,12 @@ SHARES = ("own_cores", "other_cpu_share", "steal_share", "memory_stall_share", "
 LOOK = ("own_khz", "own_most_khz", "own_cores", "frequency_khz", "limit_khz", "throttled", "thermal_status")
 
 
+class Odd(ProtocolError):
+    """An answer in the protocol's form that no measurement gives."""
+
+
 def launch(told: Json) -> Json:
-    """A launch record as it came. Raises ProtocolError: no samples, times below 0, most of them 0, counts that do not fit."""
+    """A launch record as it came. Raises Odd: no samples, times below 0, most of them 0, counts that do not fit."""
     whole(told, "batch", 1)
     for key in ("load_ns", "first_ns", "warmup_ns"):
         whole(told, key)
@@ -35,7 +39,7 @@ def launch(told: Json) -> Json:
 
 
 def window(event: Json) -> Json:
-    """An event of `sustain` with a window as it came. Raises ProtocolError: each takes time, and a busy one has a latency."""
+    """An event of `sustain` with a window as it came. Raises Odd: each takes time, and a busy one has a latency."""
     told = event["window"]
     if not isinstance(told, dict):
         raise odd("window", told)
@@ -52,7 +56,7 @@ def window(event: Json) -> Json:
 
 
 def source(reply: Json) -> Json:
-    """What an answer of `sustain` says of its source of energy: "method", "settle_s", "coarse". Raises ProtocolError."""
+    """What an answer of `sustain` says of its source of energy: "method", "settle_s", "coarse". Raises Odd."""
     told = reply.get("energy")
     if (
         not isinstance(told, dict)
@@ -65,13 +69,13 @@ def source(reply: Json) -> Json:
 
 
 def state(reply: Json) -> Json:
-    """The state in an answer of `hello`. Raises ProtocolError."""
+    """The state in an answer of `hello`. Raises Odd."""
     look(reply.get("state"))
     return dict(reply["state"])
 
 
 def operators(told: Json) -> Json:
-    """The answer of `operators` as it came. Raises ProtocolError: as many times of each operator as there are inferences."""
+    """The answer of `operators` as it came. Raises Odd: as many times of each operator as there are inferences."""
     totals = list_of(told, "total_ns", 1)
     for key in ("plain_ns", "profiled_ns"):
         list_of(told, key, 1)
@@ -87,7 +91,7 @@ def operators(told: Json) -> Json:
 
 
 def evidence(told: Json) -> Json:
-    """An answer with its evidence as it came. Raises ProtocolError where that cannot be believed."""
+    """An answer with its evidence as it came. Raises Odd where that cannot be believed."""
     found = told.get("evidence", {})
     if not isinstance(found, dict) or not isinstance(found.get("samples", []), list):
         raise odd("evidence", type(found).__name__)
@@ -100,7 +104,7 @@ def evidence(told: Json) -> Json:
 
 
 def look(found: Any) -> None:
-    """What was seen of the device at one moment. Raises ProtocolError."""
+    """What was seen of the device at one moment. Raises Odd."""
     if not isinstance(found, dict):
         raise odd("evidence", found)
     numbers(found, LOOK)
@@ -114,14 +118,14 @@ def look(found: Any) -> None:
 
 
 def numbers(found: Json, keys: Iterable[str]) -> None:
-    """Those of the keys that are there are numbers of at least 0. Raises ProtocolError."""
+    """Those of the keys that are there are numbers of at least 0. Raises Odd."""
     for key in keys:
         if key in found:
             number(found, key)
 
 
 def number(told: Json, key: str, least: float = 0) -> float:
-    """A finite number. Raises ProtocolError."""
+    """A finite number. Raises Odd."""
     value = told.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= MOST:
         raise odd(key, value)
@@ -129,7 +133,7 @@ def number(told: Json, key: str, least: float = 0) -> float:
 
 
 def whole(told: Json, key: str, least: int = 0) -> int:
-    """A whole number. Raises ProtocolError."""
+    """A whole number. Raises Odd."""
     value = told.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST:
         raise odd(key, value)
@@ -137,7 +141,7 @@ def whole(told: Json, key: str, least: int = 0) -> int:
 
 
 def list_of(told: Json, key: str, least: int) -> list[int]:
-    """A list of at least so many whole numbers, none below 0. Raises ProtocolError."""
+    """A list of at least so many whole numbers, none below 0. Raises Odd."""
     values = told.get(key)
     if not isinstance(values, list) or len(values) < least:
         raise odd(key, values)
@@ -146,9 +150,7 @@ def list_of(told: Json, key: str, least: int) -> list[int]:
     return values
 
 
-def odd(key: str, value: object) -> ProtocolError:
+def odd(key: str, value: object) -> Odd:
     """The error of an answer that no measurement gives."""
     shown = repr(value) if not isinstance(value, str) else value
-    return ProtocolError(
-        f"the device says {key}: {shown[:100]}, which no measurement gives", "look at its clock and its agent"
-    )
+    return Odd(f"the device says {key}: {shown[:100]}, which no measurement gives", "look at its clock and its agent")

@@ -99,7 +99,7 @@ def add_commands(command: Callable[[str, str, str, Callable[[argparse.Namespace]
     calibrate.add_argument("model", nargs="?", metavar="MODEL", help="what to measure it with (default: digits_cnn)")
     calibrate.add_argument("--runtime", "-r", metavar="R", help="(default: the device's first that fits)")
     calibrate.add_argument("--precision", "-p", metavar="P", help="(default: fp32, or a file's own)")
-    calibrate.add_argument("--threads", "-t", type=counts_of_both, metavar="N", help="(default: 1)")
+    calibrate.add_argument("--threads", "-t", type=positive, metavar="N", help="(default: 1)")
     add_source_options(calibrate)
     add_shared(calibrate, "cap on all process pairs (default: 180)")
     gate = command("gate", "fail when a run breaks a limit, or needs more than its baseline", GATE_HELP, run_gate)

@@ -18,10 +18,12 @@ from edgekit.verification import Subject
 
 Say = Callable[[str], None]
 LAUNCH_S = 300.0  # for loading, and for a call that lasts longer than a window
+LEAST_S = 1.0  # a shorter run has windows that whole milliseconds do not tell apart
 START_S, START_SHARE = 10.0, 0.1  # the start is so many seconds, and no more than that share of a short run
 SMOOTHED = 9  # windows of the running median: four that were disturbed do not count
 LEVEL_SHARE = 1 / 3  # the end of the run, whose median is the level
-BAND = 0.03  # what the level may be missed by
+BAND = 0.03  # what the level may be missed by ...
+OUTSIDE = 0.05  # ... but for so few windows: without them, a few disturbed seconds would decide over half an hour
 SLOWER = 1.05
 HEAT = ("temperature_millic", "throttled", "thermal_status")  # evidence by which it is known whether a device is cool
 KEPT = ("batch", "timer", "version", "load_ns", "cut")
@@ -31,8 +33,10 @@ def check(seconds: float | None, devices: Sequence[Device]) -> None:
     """A sustained run of so many seconds makes sense on these devices. Raises UserError."""
     if seconds is None:
         return
-    if not isinstance(seconds, (int, float)) or not 0 < seconds < float("inf"):
-        raise UserError(f"sustained must be a number of seconds above 0, not {seconds!r}", "--sustained 30m")
+    if not isinstance(seconds, (int, float)) or not LEAST_S <= seconds < float("inf"):
+        raise UserError(
+            f"sustained must be a number of seconds of at least {LEAST_S:g}, not {seconds!r}", "--sustained 30m"
+        )
     for device in devices:
         if device.emulated:
             message = f"{device.name} is emulated, and its time and heat are no board's: it cannot run --sustained"
@@ -118,8 +122,9 @@ def curve(windows: Sequence[Json], asked_s: float) -> Json:
     """What the windows of a run (at least one) tell; latencies are medians over windows of their medians, in ns.
 
     start_ns is of the first ten seconds, or of the first tenth of a shorter run. end_ns, the level, is of the last third. The
-    steady state begins with the first window from which on the running median over nine windows stays within 3 % of that level; it
-    has to begin before the last third does, else there is none and steady_ns, steady_from_s and slowdown are absent.
+    steady state begins with the first window from which on the running median over nine windows is within 3 % of that level, there
+    and in 95 % of the windows; it has to begin before the last third does, else there is none and steady_ns, steady_from_s and
+    slowdown are absent.
     steady_ns is of all windows from there; slowdown = steady_ns / start_ns.
     """
     begun, ended = windows[0]["start_s"], windows[-1]["end_s"]
@@ -160,10 +165,13 @@ def steady_from(windows: Sequence[Json]) -> int | None:
     tail = last_third(windows)
     end_ns = level(windows[tail:])
     times = [window["p50_ns"] for window in windows]
-    first = len(windows)
-    while first > 0 and abs(middle(times, first - 1) - end_ns) <= BAND * end_ns:
-        first -= 1
-    return first if first <= tail else None
+    first, outside = None, 0
+    for index in reversed(range(len(windows))):
+        away = abs(middle(times, index) - end_ns) > BAND * end_ns
+        outside += away
+        if not away and outside <= OUTSIDE * (len(windows) - index):
+            first = index
+    return first if first is not None and first <= tail else None
 
 
 def middle(times: Sequence[int], index: int) -> float:

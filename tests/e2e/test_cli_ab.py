@@ -195,6 +195,9 @@ def test_calibrate_wants_time_and_a_device_whose_time_counts(cli: CommandLine, n
     ran = cli("calibrate", FAKE_MODEL, "--device", FAKE_BOARD)
     assert ran.rc == 2
     assert "is emulated" in ran.stderr
+    several = cli("calibrate", FAKE_MODEL, *ON_FAKE, "--threads", "1,4")
+    assert several.rc == 2, "one artifact with itself has no second number of threads, and none is left out silently"
+    assert "'1,4' is not a whole number" in several.stderr
 
 
 @pytest.mark.slow

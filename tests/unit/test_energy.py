@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -232,6 +233,23 @@ def test_a_difference_within_two_standard_errors_is_noise(active: float, noisy: 
     phases = [[level + swing, level - swing] * 2 for level in (1000, active)]
     told = energy.figures(pass_of(*phases), 0)
     assert told["noisy"] is noisy
+
+
+@pytest.mark.parametrize(
+    ("rise_mw", "least", "most"),
+    [
+        (0, 0.0, 0.06),  # no more than the model draws is seen where it draws nothing: 2.7 % of Student's t beyond 2
+        (500, 0.98, 1.0),  # five standard errors
+    ],
+)
+def test_how_often_a_rise_is_seen_in_noise(rise_mw: float, least: float, most: float) -> None:
+    """Seven idle windows and nineteen busy ones that scatter by 224 mW: the difference is known to 99 mW."""
+    chance = random.Random(7)
+    seen = 0
+    for _ in range(1000):
+        idle, active = ([chance.gauss(mean, 224) for _ in range(n)] for mean, n in ((5000, 7), (5000 + rise_mw, 19)))
+        seen += not energy.figures(pass_of(idle, active), 0)["noisy"]
+    assert least <= seen / 1000 <= most
 
 
 @pytest.mark.parametrize(("active", "noisy"), [(1001, True), (1002, False)])

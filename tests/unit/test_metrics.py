@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,29 @@ from edgekit.errors import ConvertError, UserError
 from edgekit.types import Json
 
 LOGITS = np.array([[3, 1, 2], [3, 1, 2], [1, 1, 0], [0, 1, 1]], np.float32)
+
+
+@pytest.mark.parametrize(("total", "share"), [(20, 0.5), (50, 0.9), (540, 0.98), (100, 0.03)])
+def test_wilsons_interval_covers_the_share_as_often_as_it_says(total: int, share: float) -> None:
+    """Exactly, by the binomial distribution: 92 to 98 % for single shares, of which the mean is 95 % (Agresti & Coull 1998)."""
+    covered = 0.0
+    for right in range(total + 1):
+        low, high = metrics.wilson(right, total)
+        if low <= share <= high:
+            covered += math.comb(total, right) * share**right * (1 - share) ** (total - right)
+    assert 0.92 <= covered <= 0.98
+
+
+def test_the_bootstrap_covers_a_mean_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 100 draws of an exponential distribution, whose mean is 1: a little less than 95 %, because it is skewed."""
+    monkeypatch.setattr(metrics, "RESAMPLES", 300)
+    rng, covered = np.random.default_rng(3), 0
+    for _ in range(300):
+        drawn = rng.exponential(1.0, 100)
+        interval = metrics.bootstrap(lambda chosen, values=drawn: float(values[chosen].mean()), 100)  # type: ignore[misc]
+        assert interval is not None
+        covered += interval[0] <= 1.0 <= interval[1]
+    assert 0.90 <= covered / 300 <= 0.98
 
 
 def test_top_k_breaks_ties_by_the_lower_index() -> None:

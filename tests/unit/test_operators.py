@@ -199,6 +199,13 @@ def measured(answer: Json, **wanted: bool) -> tuple[Json, list[str]]:
     return found, [one.code for one in found["warnings"]]
 
 
+def test_a_profile_that_cannot_be_one_costs_the_operators_alone() -> None:
+    found, said = measured(told({"name": "a", "ns": [-5]}, total=[100]))
+    assert said == ["no-operators"]
+    assert "ns: -5, which no measurement gives" in found["warnings"][0].message
+    assert "operators" not in found
+
+
 @pytest.mark.parametrize(("runs", "seconds", "count"), [(2, 9.0, 2), (5, 9.0, 5), (9, 2.0, 3), (9, 3.5, 4)])
 def test_inferences_end_with_their_number_or_their_time_but_three_are_the_least(
     runs: int, seconds: float, count: int, monkeypatch: pytest.MonkeyPatch
