@@ -186,10 +186,8 @@ def show_compared(found: Compared) -> None:
         word: sum(row.verdict == word for row in found.rows)
         for word in ("regression", "improvement", "equal", "inconclusive")
     }
-    print(
-        ", ".join(f"{count} {word}" for word, count in counted.items() if count)
-        + f"; times by {100 * found.threshold:.3g} %"
-    )
+    told = ", ".join(f"{count} {word}" for word, count in counted.items() if count) or "no figure to compare"
+    print(f"{told}; times by {100 * found.threshold:.3g} %")
 
 
 def ratio_words(figure: Figure | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +80,7 @@ def compare(base: str, new: str, output: Path = Path("results")) -> Compared:
     there = {gate.key_of(cell) for cell in before["cells"] if cell["status"] == "ok"}
     rows: list[Row] = []
     gone: dict[str, str] = {}
+    lost: dict[str, list[str]] = {}
     for cell in before["cells"]:
         now = here.get(gate.key_of(cell))
         if cell["status"] != "ok":
@@ -90,24 +91,32 @@ def compare(base: str, new: str, output: Path = Path("results")) -> Compared:
             gone[str(cell["id"])] = figures.why_not(now, "p50")
         else:
             rows += rows_of(cell, now, limit)
-    if not rows:
+            for name in COMPARED:
+                if figures.of(cell, name) and not figures.of(now, name):
+                    lost.setdefault(name, []).append(str(now["id"]))
+    if not rows and not any(cell["status"] == "failed" for cell in after["cells"] if gate.key_of(cell) in there):
         raise UserError(f"{before['run']} and {after['run']} share no figure", f"gone: {', '.join(gone) or 'nothing'}")
     fresh = [str(c["id"]) for c in after["cells"] if c["status"] == "ok" and gate.key_of(c) not in there]
-    said = [note for note in baseline.notes(before, after) if not note.startswith("not in ")]
-    for one in (before, after):
-        lacking = baseline.unmeasured(one)
-        said += [f"{one['run']} ended early or goes on, and says nothing of {', '.join(lacking)}"] if lacking else []
-    known_before = {gate.key_of(cell) for cell in before["cells"]}
-    said += [
-        f"{cell['id']} is not in {before['run']}, and {figures.why_not(cell, 'p50')}"
-        for cell in after["cells"]
-        if cell["status"] == "failed" and gate.key_of(cell) not in known_before
-    ]
+    said = list(notes(before, after, lost))
     if any(row.metric == "p50" for row in rows):
         said.append(
             "the two were measured one after the other: edgekit ab measures by turns, and finds smaller differences"
         )
     return Compared(str(before["run"]), str(after["run"]), rows, gone, fresh, said, limit)
+
+
+def notes(before: Json, after: Json, lost: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """What decides nothing, each a sentence; `lost` are the ids of the cells that have a metric in BASE alone."""
+    yield from (note for note in baseline.notes(before, after) if not note.startswith("not in "))  # Compared.fresh
+    for one in (before, after):
+        if lacking := baseline.unmeasured(one):
+            yield f"{one['run']} ended early or goes on, and says nothing of {', '.join(lacking)}"
+    for name, ids in lost.items():
+        yield f"{name} is in {before['run']} and not in {after['run']}: {', '.join(ids)}"
+    known = {gate.key_of(cell) for cell in before["cells"]}
+    for cell in after["cells"]:
+        if cell["status"] == "failed" and gate.key_of(cell) not in known:
+            yield f"{cell['id']} is not in {before['run']}, and {figures.why_not(cell, 'p50')}"
 
 
 def rows_of(base: Json, new: Json, limit: float) -> Iterator[Row]:

@@ -173,8 +173,11 @@ def row_of(cell: Json, before: Json | None, limit: Limit) -> Row:
 
 def unjudged(rows: list[Row], rules: Policy) -> None:
     """Raise UserError when a limit of the policy was judged on no cell: a gate that cannot fail is none."""
+    rows_of: dict[int, list[Row]] = {}
+    for row in rows:
+        rows_of.setdefault(id(row.limit), []).append(row)
     for limit in rules.every:
-        of = [row for row in rows if row.limit is limit]
+        of = rows_of.get(id(limit), [])
         if of and not any(row.figure or row.status == "fail" for row in of):
             raise UserError(
                 f"no cell can be judged by {limit}: {of[0].why}", "leave the limit out, or measure what it is about"

@@ -132,6 +132,18 @@ def test_cells_that_are_gone_or_new_are_told(side: Any) -> None:
         side(base, report(cell("bf16", total=9)))
 
 
+def test_a_run_in_which_all_failed_is_no_error_of_the_user(side: Any) -> None:
+    found = side(report(cell(total=9), run="base"), report(failed("fp32"), run="new"))
+    assert found.rows == [] and list(found.gone.values()) == ["failed: the process died of SIGILL"]
+
+
+def test_a_figure_that_is_gone_is_said(side: Any) -> None:
+    base = report(cell(total=9, peak_mb=1.0), cell("int8", total=9), run="base")
+    found = side(base, report(cell(total=9), cell("int8", total=9, peak_mb=1.0), run="new"))
+    assert [row.metric for row in found.rows] == ["instructions", "instructions"]
+    assert found.notes == ["peak is in base and not in new: net/fp32/tflite@board+threads=1"]
+
+
 def test_a_run_that_ended_early_is_said(side: Any) -> None:
     planned = [f"net/{precision}/tflite@board+threads=1" for precision in ("fp32", "int8")]
     early = report(cell(total=9), run="new", plan={"cells": planned})
