@@ -113,8 +113,9 @@ def legend(chosen: Sequence[Chosen], several: bool, pick: str, front: str) -> li
     """What the marks `pick` and `front` say, and of which device and model where `several` are shown."""
     picks: dict[str, list[str]] = {}
     fronts: dict[str, list[str]] = {}
+    models, devices = {one.model for one in chosen}, {one.device for one in chosen}
     for one in chosen:
-        name = f"{one.model} on {one.device}"
+        name = one.device if len(models) == 1 else one.model if len(devices) == 1 else f"{one.model} on {one.device}"
         each = listed(one.within) if one.within else ""
         apart = f", in each {each}" if each else ""
         for why in dict.fromkeys(one.picked.values()):

@@ -252,6 +252,20 @@ def test_several_devices_and_models_are_one_table_with_marks_of_their_own() -> N
     assert sum(re.search(r"\d\*", line.rpartition("540")[2]) is not None for line in lines) >= 3
 
 
+def test_where_devices_are_judged_otherwise_each_legend_names_its_own() -> None:
+    counted = [
+        timed(p, "tflite", 1, 3.0, 1000, 500, instructions={"total": 5, "spread": 0.0}) for p in ("fp32", "int8")
+    ]
+    for cell in counted:
+        cell["latency"] = {**cell["latency"], "emulated": True}
+    real = [timed(p, "tflite", 1, 3.0, 1000, 500) for p in ("fp32", "int8")]
+    text = shown(Reports([report(*counted, device=made_up.EMULATED), report(*real)], {}), 200)
+    assert f"{table.PICK} to take (pi4): fewest instructions" in text and f"{table.PICK} to take (board): " in text
+    assert f"{table.FRONT} the Pareto set (pi4): no other of its precision is as good in instructions," in text
+    assert f"{table.FRONT} the Pareto set (board): no other is as good in latency," in text
+    assert text.count("±1.0 %") == 2 and "emul." in text, "neither stands in the other's column"
+
+
 def figures() -> st.SearchStrategy[list[tuple[float, int, int, str]]]:
     """Cells as (median in ms, right answers, bytes, precision): few values, so that many are alike."""
     medians, sizes = st.sampled_from([1.0, 1.015, 2.0, 3.0]), st.sampled_from([1000, 2000, 3000])
