@@ -180,6 +180,52 @@ def test_what_is_folded_is_printed(opened: Opened) -> None:
     assert opened.page.evaluate(folded) == before
 
 
+def test_a_page_that_is_printed_at_once_has_its_charts(browser: Any, seven: Report) -> None:
+    """Charts are drawn when there is time; where there is none, they are drawn for the printer."""
+    whole = Opened(browser, seven.path / html.NAME)
+    wanted = len(whole.page.pdf(format="A4"))
+    whole.page.close()
+    page = browser.new_page()
+    page.add_init_script("window.requestIdleCallback = () => {}")
+    page.goto((seven.path / html.NAME).as_uri())
+    page.wait_for_selector("#scatter svg")
+    assert page.locator("figure svg").count() == 1
+    assert len(page.pdf(format="A4")) == pytest.approx(wanted, rel=0.01)
+    assert page.locator("figure svg").count() == len(EVERY)
+    page.close()
+
+
+def test_the_first_chart_is_there_before_the_last(opened: Opened) -> None:
+    told = opened.page.evaluate("performance.getEntriesByType('mark').map(one => one.name)")
+    assert told == ["chart"] * len(EVERY) + ["drawn"]
+
+
+def test_what_a_page_holds_is_named_for_those_who_do_not_see_it(opened: Opened) -> None:
+    page = opened.page
+    assert page.evaluate("document.documentElement.lang") == "en"
+    assert page.locator("main h2").count() > 10 and page.locator("h1").count() == 1
+    names = page.eval_on_selector_all(".chart", "all => all.map(one => one.getAttribute('aria-label'))")
+    assert len(set(names)) == len(EVERY) and all(len(name) > 20 for name in names)
+    assert page.locator("table th[scope=col]").count() == page.locator("thead th").count()
+    assert page.get_by_label("Cell", exact=True).count() == 1
+    order = page.evaluate("[...document.querySelectorAll('button, select, summary')].every(one => one.tabIndex === 0)")
+    assert order, "all that can be clicked can be reached by the keyboard"
+
+
+def test_a_run_emulated_with_operators_shows_their_instructions(browser: Any, tmp_path: Path) -> None:
+    line = made.line(1)
+    for one in line["operators"]["operators"]:
+        one["instructions"] = 10
+    line["operators"] |= {"emulated": True, "total_instructions": 200}
+    one = Opened(browser, html.write(Report.load(made.write(tmp_path, [line], emulated=True))))
+    one.page.locator("#operators svg .mark-rect path").nth(3).hover()
+    tip = one.page.locator("#vg-tooltip-element.visible")
+    tip.wait_for()
+    assert "10 instructions" in tip.inner_text() and "5.0%" in tip.inner_text()
+    assert one.said == []
+    one.page.close()
+
+
 @pytest.mark.parametrize("name", made.HOSTILE)
 def test_hostile_names_are_inert(browser: Any, tmp_path: Path, name: str) -> None:
     lines = [*(made.line(number, name) for number in range(6)), made.failed(name)]

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import page as made
 import pytest
 from harness import wait_until
 
@@ -79,6 +80,26 @@ def test_what_was_written_is_not_written_twice(report: Report, events: Path) -> 
 
 
 @pytest.fixture
+def hostile(tmp_path: Path) -> Report:
+    """A run whose cells have names that no folder and no tag can have."""
+    lines = [made.line(number) | {"id": name} for number, name in enumerate((*made.HOSTILE, "../../x", "n" * 10_000))]
+    return Report.load(made.write(tmp_path / "hostile", lines))
+
+
+@pytest.mark.filterwarnings("ignore")  # of the packages below TensorBoard
+def test_tensorboard_takes_names_of_any_kind(hostile: Report, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+
+    folder = tmp_path / "logs"
+    written = tensorboard.write(hostile, folder)
+    assert len(set(written)) == len(hostile.cells)
+    assert all(place.parent == folder / hostile.run for place in written)
+    reader = EventMultiplexer().AddRunsFromDirectory(str(folder))
+    reader.Reload()
+    assert len(reader.Runs()) == len(hostile.cells)
+
+
+@pytest.fixture
 def server(events: Path) -> Iterator[str]:
     """The address of a real TensorBoard that serves these events."""
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(events), "--port", "0", "--host", "127.0.0.1"]
@@ -134,6 +155,19 @@ def test_mlflows_store_keeps_them(report: Report, tmp_path: Path, monkeypatch: p
         assert run.data.tags["edgekit.run"] == report.run
         assert [one.path for one in client.list_artifacts(number)] == ["run.json"]
     assert len(mlflow.log(report, uri)) == len(made), "an experiment that is there takes more runs"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_takes_names_of_any_kind(hostile: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    from edgekit.report import mlflow
+
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = (tmp_path / "store").as_uri()
+    logged = mlflow.log(hostile, uri)
+    names = [MlflowClient(tracking_uri=uri).get_run(number).info.run_name for number in logged]
+    assert names == [cell["id"][: mlflow.NAMES] for cell in hostile.cells]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -14,7 +14,7 @@
 
   async function draw(chart) {
     const place = document.querySelector(`#${chart.id} .chart`);
-    const spec = { ...chart.spec, datasets: { rows: chart.rows } };
+    const spec = { ...chart.spec, description: place.getAttribute("aria-label"), datasets: { rows: chart.rows } };
     const { view } = await window.vegaEmbed(place, spec, options);
     if (chart.one_cell) {
       views.push([view, place, new Set(chart.rows.map((row) => row.i))]);
