@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 ROWS = 50  # a table of more cells shows the Pareto set and the cheapest ones
-LINES = 4  # of one remark; a longer one is cut
+LINES = 6  # of one remark; a longer one is cut
 NARROWEST = 8  # to which names are cut where nothing else is left to leave out
 # The marks of the page (report.html.j2), and what stands for them where the encoding has no such characters.
 PICK, FRONT, FAILED, UNSUPPORTED = "\N{BLACK STAR}", "\N{WHITE CIRCLE}", "x", "-"
@@ -168,7 +168,8 @@ def beside(table: Table) -> list[str]:
     run = found.reports[0].run if len(found.reports) == 1 else "RUN"
     if len(table.rows) < len(found.cells):
         left = len(found.cells) - len(table.rows)
-        told.append(f"{left:,} more cells are not shown, the dearer ones: edgekit report {run} --format csv has all")
+        which = ", the dearer ones" if all(one.axes for one in table.chosen) else ""
+        told.append(f"{left:,} more cells are not shown{which}: edgekit report {run} --format csv has all")
     if table.missing:
         told.append(f"no room for: {', '.join(table.missing)}; all figures: edgekit report {run} -f csv")
     told += marks.legend(table.chosen, len(table.chosen) > 1, PICK, FRONT)
