@@ -125,6 +125,7 @@ class Progress:
         if found and name:
             self.steps.setdefault(name, Step())
         step = self.steps.get(name, self.steps[""])
+        self.steps[""].phase = ""  # what concerned all is over when a device goes on
         step.say(text if step is self.steps[""] else text.removeprefix(f"{name}: "), now)
         if self.plain:
             left = step.left_s(now) if found else None
@@ -138,7 +139,7 @@ class Progress:
 
         now = time.monotonic()
         first, *devices = list(self.steps.items())
-        lines = [f"{clock(now - self.started)}  {first[1].told(now)}"]
+        lines = [f"{clock(now - self.started)}  {first[1].told(now)}".rstrip()]
         lines += [f"  {name}: {step.told(now)}" for name, step in devices]
         return Text("\n".join(map(printable, lines)), no_wrap=True, overflow="ellipsis")
 

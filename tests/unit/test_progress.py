@@ -105,3 +105,5 @@ def test_each_device_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
         "  pi4: cell 2 of 2, about 4 s left, tflite int8 x4",
         "  pi5: cell 1 of 2, tflite int8: ?[2Jverifying",
     ]
+    shown.say("pi5: verifying on pi5: 540 inputs")
+    assert shown.drawn().plain.splitlines()[0] == "0:09", "the conversion is over"
