@@ -72,13 +72,15 @@ def parse(name: str, text: str) -> Limit:
         raise UserError(f"{name}: '{text}' is not a limit", EXAMPLE)
     op, sign, digits, given = match.groups()
     number = Decimal(f"{sign}{digits}")
-    if sign and given == "%":
+    if sign and (given or suffix) == "%":
         if number <= -100:
             raise UserError(f"{name}: '{text}' is beyond nothing", "no figure can fall by 100 % or more")
         return Limit(metric, op, float(1 + number / 100), "ratio", f"{op} {sign}{digits} %")
     unit = unit_of(name, metric, suffix, given.translate(MICRO))
     if unit == "pp" and not sign:
         raise UserError(f"{name}: '{text}' is without a sign", "percentage points are against a baseline: '>= -0.5 pp'")
+    if sign and not unit and METRICS[metric].kind == "share":
+        raise UserError(f"{name}: '{text}' is a share or points?", "write '>= -0.5 pp' or '>= -0.5 %'")
     value = float(number * Decimal(UNITS[METRICS[metric].kind][unit]))
     check_reach(f"{name}: '{text}'", METRICS[metric].kind, op, value, bool(sign))
     return Limit(metric, op, value, "difference" if sign else "", f"{op} {sign}{digits} {unit}".rstrip())

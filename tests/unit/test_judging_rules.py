@@ -40,6 +40,10 @@ def test_a_limit_reads_as_it_is_printed(written: tuple[str, str]) -> None:
         assume(False)
     name, _, text = str(limit).partition(" ")
     assert limits.parse(name, text) == limit
+    bare = written[1].rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ% ")
+    unit = written[1].strip()[len(bare) :].strip()
+    if unit and unit != "%":  # which is no unit of most metrics, and yet of the change of all
+        assert limits.parse(f"{name}_{unit}", bare) == limit
     assert limits.parse(name.upper(), text.upper()).value == limit.value
 
 
