@@ -22,7 +22,7 @@ TEMPLATES = Path(__file__).parents[1] / "edgekit" / "report" / "templates"
 WIDTH, STEP = 640, 18
 INK, SOFT, LINES = "var(--ink)", "var(--soft)", "var(--line)"
 COLOURS = [f"var(--c{number})" for number in range(1, 10)]
-NUMBER = "format(datum.value, digits) + unit"
+NUMBER = "replace(format(datum.value, digits), '\N{MICRO SIGN}', 'u') + unit"  # us, as everywhere else
 
 
 def rows() -> alt.Chart:

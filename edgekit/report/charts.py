@@ -94,6 +94,8 @@ def described(
     says = "Joules of one inference in all; the tooltip has what is above idle."
     yield from chart("energy", "bars", "Energy", says, rows.energies(cells, names), x="energy, J", unit="J")
     says = "Latency while the model runs on and on; a device that grows hot slows down."
+    if (long := sum("sustained" in cell for cell in cells)) > rows.CURVES:
+        says += f" The {rows.CURVES} cells of the best steady state are drawn, of {long}."
     yield from chart("sustained", "sustained", "Sustained", says, rows.curves(cells, names))
     by_what = profiled(cells)
     says = f"Who runs the operators, as a share of {by_what}."

@@ -61,7 +61,7 @@ def render(report: Report, lines: Iterable[Json]) -> str:
     from markupsafe import Markup
 
     found = Reports([report], {})
-    cells = report.cells
+    cells = found.cells
     names = short_names(found)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -122,7 +122,10 @@ def short_names(found: Reports) -> dict[str, str]:
     seen: dict[str, int] = {}
     for name in short.values():
         seen[name] = seen.get(name, 0) + 1
-    return {cell: chart_rows.brief(name if seen[name] == 1 else cell) for cell, name in short.items()}
+    told = {cell: chart_rows.brief(name if seen[name] == 1 else cell) for cell, name in short.items()}
+    if len(set(told.values())) < len(told):  # ids without end that begin alike
+        told = {cell: f"{number} {name}" for number, (cell, name) in enumerate(told.items(), 1)}
+    return told
 
 
 def tally(cells: list[Json]) -> str:
@@ -185,7 +188,7 @@ def rows(
             "values": [(column.text(cell), column.of(cell)) for _, column in shown],
             "weak": len(cell["warnings"]),
         }
-        for cell in cells[:LISTED]
+        for cell in ({"batch": 1, **cell} for cell in cells[:LISTED])  # the machine form leaves a batch of 1 out
     ]
 
 

@@ -207,7 +207,7 @@ def test_what_a_page_holds_is_named_for_those_who_do_not_see_it(opened: Opened) 
     names = page.eval_on_selector_all(".chart", "all => all.map(one => one.getAttribute('aria-label'))")
     assert len(set(names)) == len(EVERY) and all(len(name) > 20 for name in names)
     assert page.locator("table th[scope=col]").count() == page.locator("thead th").count()
-    assert page.get_by_label("Cell", exact=True).count() == 1
+    assert page.get_by_role("combobox", name="Cell").count() == 1
     order = page.evaluate("[...document.querySelectorAll('button, select, summary')].every(one => one.tabIndex === 0)")
     assert order, "all that can be clicked can be reached by the keyboard"
 

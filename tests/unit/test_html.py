@@ -206,6 +206,28 @@ def test_words_without_end_do_not_make_a_page_without_end(tmp_path: Path) -> Non
     assert "90 more such figures are in measurements.jsonl" in text
 
 
+def test_cells_have_different_names_on_a_page_however_long_these_are(tmp_path: Path) -> None:
+    lines = [made.line(6) | {"id": "n" * 5000 + str(number)} for number in range(3)]
+    _, text = written(tmp_path, lines)
+    assert len({row["label"] for row in chart(text, "latency")}) == 3
+
+
+def test_a_batch_of_one_is_one_in_the_table(tmp_path: Path) -> None:
+    lines = [made.line(number) for number in range(3)]
+    lines[2]["cell"]["options"] = [["batch", "8"]]
+    report = Report.load(made.write(tmp_path, lines))
+    shown = [one for one in report_html.columns(report) if one[0] == "batch"]
+    found = report_html.rows(report.cells, shown, {cell["id"]: "" for cell in report.cells}, set(), set())
+    assert [row["values"] for row in found] == [[("1", 1)], [("1", 1)], [("8", 8)]]
+
+
+def test_a_page_says_how_many_sustained_runs_it_does_not_draw(tmp_path: Path) -> None:
+    _, text = written(tmp_path, [made.line(number) for number in range(9)])
+    assert "The 8 cells of the best steady state are drawn, of 9." in text
+    _, text = written(tmp_path / "few", [made.line(number) for number in range(8)])
+    assert "best steady state are drawn" not in text
+
+
 def test_a_name_that_is_no_text_is_written_too(tmp_path: Path) -> None:
     _, text = written(tmp_path, [made.line(1, "net\udcff")], name="net\udcff")
     assert "net? on board" in text
