@@ -147,6 +147,11 @@ def _tflite(path: Path, specs: Sequence[TensorSpec]) -> list[Operator]:
         constant = (data is not None and len(data) > 0) or bool(model.buffers[tensor.buffer].size)
         return Value(shape, _width(dtype), constant, (0, int(tensor.buffer)), dtype not in ("int32", "int64"))
 
+    def is_open(index: int) -> bool:
+        """Whether a dimension beside the batch is known only when the model runs; the file has a 1 in its place."""
+        stated = graph.tensors[index].shapeSignature
+        return stated is not None and any(int(size) < 0 for size in stated[1:])
+
     found = []
     for place, operator in enumerate(graph.operators or []):
         code = model.operatorCodes[operator.opcodeIndex]
@@ -156,6 +161,8 @@ def _tflite(path: Path, specs: Sequence[TensorSpec]) -> list[Operator]:
         output = value(int(operator.outputs[0])) if len(operator.outputs) else None
         name = text(graph.tensors[int(operator.outputs[0])].name) if output else ""
         amount = _tflite_macs(kind, operator, inputs, output)
+        if amount and any(is_open(int(index)) for index in (*operator.inputs, *operator.outputs) if index >= 0):
+            amount = None
         kind = text(code.customCode) if kind == "CUSTOM" else kind
         found.append(Operator(place, kind, name, None, inputs, output, amount))
     return found

@@ -11,6 +11,7 @@ import pytest
 import tiny_models
 
 from edgekit import macs, pte
+from edgekit.converters import _tflite_graph
 from edgekit.errors import EdgekitError, UserError
 from edgekit.pte import Value
 from edgekit.types import Json, TensorSpec
@@ -155,6 +156,23 @@ def test_an_open_batch_is_one_input(tmp_path: Path) -> None:
     tiny_models.make_onnxruntime(path, "n")
     assert read(path, "onnx")["macs"] == LAYER_MACS
     assert read(path, "onnx", TensorSpec("x", (3, 8), "float32"))["macs"] == 3 * LAYER_MACS
+
+
+@pytest.mark.parametrize(
+    ("tensor", "signature", "expected"),
+    [(0, [-1, 8], LAYER_MACS), (3, [-1, 4], LAYER_MACS), (0, [1, -1], None), (3, [1, -1], None), (3, [], LAYER_MACS)],
+)
+def test_a_dimension_that_is_open_beside_the_batch_is_not_taken_for_one(
+    tensor: int, signature: list[int], expected: int | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "open.tflite"
+    tiny_models.make_tflite(path)
+    model = _tflite_graph.parsed(path.read_bytes())
+    model.subgraphs[0].tensors[tensor].shapeSignature = signature
+    path.write_bytes(_tflite_graph.write(model))
+    found = read(path, "tflite")
+    assert found["operators"][0].get("macs") == expected
+    assert found.get("uncounted", []) == ([] if expected else ["FULLY_CONNECTED"])
 
 
 def graph_of(path: Path, nodes: list[Any], inputs: dict[str, Any], constants: dict[str, Any], output: Any) -> Json:
