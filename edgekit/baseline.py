@@ -113,6 +113,9 @@ def unmeasured(form: Json) -> list[str]:
 def save(form: Json, path: Path) -> None:
     """Write a baseline file: the figures of each cell with their intervals, and what they were made with. Raises UserError."""
     kept = {key: form[key] for key in TOP if key in form}
+    # It lies beside the code: nobody's addresses and paths.
+    kept["device"] = {key: value for key, value in form["device"].items() if key != "connection"}
+    kept["data"] = {key: value for key, value in form.get("data", {}).items() if key == "sha256"}
     kept["plan"] = {"effort": form.get("plan", {}).get("effort", {}), "samples": form.get("plan", {}).get("samples")}
     cells = [{key: cell[key] for key in CELL if key in cell} for cell in form["cells"]]
     for cell, whole in zip(cells, form["cells"], strict=True):

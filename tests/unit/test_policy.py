@@ -313,8 +313,11 @@ def test_a_policy_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
 def test_a_saved_baseline_keeps_every_figure_and_drops_the_rest(tmp_path: Path) -> None:
     whole = cell(p50_ms=(18.0, 19.0, 20.0), each_ms=[18.0, 20.0], peak_mb=64.0, top1=(99, 100), size=999, total=123)
     whole |= {"operators": {"operators": []}, "system": {"cores": 4, "kernel": "6.6"}}
-    form = report(whole, failed())
+    secret = {"connection": {"host": "board.example"}}
+    form = report(whole, failed(), device={**LOCAL, **secret})
+    form["data"]["source"] = "somewhere/board.example"
     baseline.save(form, tmp_path / "b.json")
+    assert "board.example" not in (tmp_path / "b.json").read_text()
     read = baseline.read(str(tmp_path / "b.json"), tmp_path)
     kept_cell = read["cells"][0]
     assert {key: kept_cell[key] for key in ("latency", "memory", "accuracy", "instructions")} == {
