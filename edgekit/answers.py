@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from edgekit.errors import ProtocolError
@@ -38,14 +38,17 @@ def launch(told: Json) -> Json:
     return told
 
 
-def window(event: Json) -> Json:
-    """An event of `sustain` with a window as it came. Raises Odd: each takes time, and a busy one has a latency."""
+def window(event: Json, earlier: Sequence[Json] = ()) -> Json:
+    """An event of `sustain` with a window as it came, after `earlier` ones.
+
+    Raises Odd: each takes time and ends after the others, and a busy one has a latency.
+    """
     told = event["window"]
     if not isinstance(told, dict):
         raise odd("window", told)
     begin, end = number(told, "start_s"), number(told, "end_s")
-    if end <= begin:
-        raise odd("end_s", f"{end}, the window began at {begin}")
+    if end <= max(begin, earlier[-1]["end_s"] if earlier else begin):
+        raise odd("end_s", f"{end}, and the window began at {begin}")
     if whole(told, "calls"):
         whole(told, "p50_ns", 1)
     for key in ("uj", "uw"):

@@ -93,7 +93,7 @@ class Progress:
         if "window" not in event:
             return
         self.arrived.append(time.monotonic())
-        self.windows.append(answers.window(event)["window"])
+        self.windows.append(answers.window(event, self.windows)["window"])
         calls = [window["calls"] for window in self.windows[-2:]]
         if calls in ([0, calls[-1]], [calls[-1]]) and calls[-1]:
             self.say(f"{self.name}: energy, the device works")

@@ -62,6 +62,8 @@ def measure(subject: Subject, cell: Cell, live: session.Session, request: Json, 
     finally:
         if progress.windows:
             found["sustained"] = curve(progress.windows, seconds) | {key: reply[key] for key in KEPT if key in reply}
+    if not progress.windows:
+        raise answers.odd("window", "none came of the whole run")
     told = {key: value for key, value in reply.get("evidence", {}).items() if key != "samples"}  # the windows have them
     found["sustained"] |= {"evidence": told} if told else {}
     said = {warning.code for warning in found["warnings"]} | {"throttled"}
@@ -87,7 +89,7 @@ class Progress:
         """One event of the agent."""
         if "window" not in event:
             return
-        window = of_event(answers.window(event))
+        window = of_event(answers.window(event, self.windows))
         if "p50_ns" not in window:
             return
         self.windows.append(window)

@@ -153,7 +153,11 @@ def test_a_long_run_takes_no_such_window(progress: Any) -> None:
         take(spoiled(WINDOW, "window.p50_ns", 0))
     assert progress.windows == []
     take(WINDOW)
+    with pytest.raises(ProtocolError, match=r"end_s: 1\.5"):
+        take(WINDOW)
     assert len(progress.windows) == 1
+    take(spoiled(spoiled(WINDOW, "window.start_s", 1.5), "window.end_s", 1.501))
+    assert len(progress.windows) == 2
 
 
 def test_no_side_of_a_comparison_takes_such_a_launch() -> None:

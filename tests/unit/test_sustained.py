@@ -11,7 +11,7 @@ from harness import FAKE_BOARD, FAKE_DEVICE
 
 from edgekit import config, evidence, sustained
 from edgekit.agent import sustain
-from edgekit.errors import TransportClosed, UserError
+from edgekit.errors import ProtocolError, TransportClosed, UserError
 from edgekit.report import Report, Reports
 from edgekit.report.sustained import lines
 from edgekit.report.words import span
@@ -256,6 +256,11 @@ def test_the_windows_of_a_run_that_is_cut_are_kept(error: BaseException) -> None
     with pytest.raises(type(error)):
         measured(Live([], error), nothing)
     assert "sustained" not in nothing
+
+
+def test_a_run_without_windows_is_the_devices_fault() -> None:
+    with pytest.raises(ProtocolError, match="none came of the whole run"):
+        measured(Live([], {}), {})
 
 
 @pytest.mark.parametrize(("seen", "cooled"), [({"temperature_millic": 60_000}, True), ({"load": [0.1]}, False)])
