@@ -21,7 +21,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
     max_leaves=20,
 )
-DEAR = ("json", "re", "enum", "signal", "ctypes", "struct", "select", "mmap", "subprocess", "typing")
+DEAR = ("json", "re", "enum", "signal", "ctypes", "struct", "select", "subprocess", "typing")
 
 
 def same(one: Any, other: Any) -> bool:

@@ -4,6 +4,7 @@ For tests of the pipeline, statistics and faults without a clock; never one of a
 """
 
 import math
+import mmap
 import os
 import time
 
@@ -53,8 +54,6 @@ def touched(mebibytes):
 
 def mapped(path):
     """A file mapped into this process, every page of it read."""
-    import mmap
-
     with open(path, "rb") as stream:
         pages = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     pages[:: mmap.PAGESIZE]
