@@ -19,7 +19,8 @@ from edgekit.report.operators import printable
 from edgekit.report.words import label
 from edgekit.types import Json
 
-SUMMARY = "GITHUB_STEP_SUMMARY"
+SUMMARY, SUMMARY_BYTES = "GITHUB_STEP_SUMMARY", 1 << 20
+CUT = b"\n**A step summary has no room for the rest: see the files of the run.**\n"
 # XML 1.0 has no place for these.
 CONTROLS = {code: "?" for code in (*range(32), 0xFFFE, 0xFFFF) if code not in (9, 10, 13)}
 FORMULA = (
@@ -164,12 +165,8 @@ def as_trace(found: Report | Reports) -> str:
     as the format has it), with its share, shapes, MACs and bytes beside it. What lies between operators is not shown. Of an
     emulated device the times are the emulator's, which the name of the process says; "instructions" beside them are its own.
     """
-    events: list[Json] = []
-    for report in together(found).reports:
-        for cell in report.cells:
-            if "operators" in cell:
-                number = 1 + sum(event["ph"] == "M" for event in events)
-                events += _trace(cell, number)
+    profiled = [cell for report in together(found).reports for cell in report.cells if "operators" in cell]
+    events = [event for number, cell in enumerate(profiled, 1) for event in _trace(cell, number)]
     return json.dumps({"displayTimeUnit": "ns", "traceEvents": events}, indent=1) + "\n"
 
 
@@ -188,12 +185,19 @@ def _trace(cell: Json, number: int) -> list[Json]:
 
 
 def step_summary(found: Report | Reports) -> None:
-    """Add the Markdown form to the summary of a GitHub Actions step, where there is one. Raises SetupError."""
+    """Add the Markdown form to the summary of a GitHub Actions step, where there is one. Raises SetupError.
+
+    GitHub shows none that is larger than 1 MiB: of a longer form the lines that have room are added.
+    """
     target = os.environ.get(SUMMARY)
     if not target:
         return
-    with disk_errors("the step summary"), Path(target).open("a", encoding="utf-8") as stream:
-        stream.write(as_markdown(found) + "\n")
+    with disk_errors("the step summary"), Path(target).open("ab") as stream:
+        text, room = as_markdown(found).encode() + b"\n", SUMMARY_BYTES - stream.tell() - len(CUT)
+        if len(text) <= room:
+            stream.write(text)
+        elif room >= 0:
+            stream.write(text[: text.rfind(b"\n", 0, room) + 1] + CUT)
 
 
 def schema(name: str, strict: bool = False) -> Json:

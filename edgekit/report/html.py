@@ -188,8 +188,14 @@ def rows(
             "values": [(column.text(cell), column.of(cell)) for _, column in shown],
             "weak": len(cell["warnings"]),
         }
-        for cell in ({"batch": 1, **cell} for cell in cells[:LISTED])  # the machine form leaves a batch of 1 out
+        for cell in ({"batch": 1, **cell} for cell in listed(cells, front | picked))  # 1 stands in no machine form
     ]
+
+
+def listed(cells: list[Json], first: set[str]) -> list[Json]:
+    """The cells of the table in the run's order: where there are too many, those of these ids and then the first others."""
+    kept = {cell["id"] for cell in sorted(cells, key=lambda cell: cell["id"] not in first)[:LISTED]}
+    return [cell for cell in cells if cell["id"] in kept]
 
 
 def troubles(cells: list[Json], names: dict[str, str]) -> list[Json]:

@@ -240,6 +240,22 @@ def test_a_step_gets_its_summary_and_nobody_else_does(
         forms.step_summary(report)
 
 
+def test_a_summary_is_never_larger_than_github_shows(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "summary.md"
+    monkeypatch.setenv(forms.SUMMARY, str(page))
+    many = dataclasses.replace(report, cells=[report.cells[0]] * 20_000)
+    assert len(forms.as_markdown(many).encode()) > forms.SUMMARY_BYTES
+    forms.step_summary(many)
+    text = page.read_bytes()
+    assert 0.99 * forms.SUMMARY_BYTES < len(text) <= forms.SUMMARY_BYTES
+    assert text.endswith(forms.CUT) and text.removesuffix(forms.CUT).endswith(b" |\n")
+    for _ in range(3):
+        forms.step_summary(report)
+    assert page.read_bytes().startswith(text) and page.stat().st_size <= forms.SUMMARY_BYTES
+
+
 @pytest.mark.parametrize(
     ("package", "extra"), [("pandas", "pandas"), ("tensorboardX", "tensorboard"), ("mlflow", "mlflow")]
 )
@@ -267,6 +283,7 @@ def test_the_folders_of_tensorboard_fit_every_file_system_and_are_each_cells_own
     assert all(re.fullmatch(r"[\w,@+=-][\w.,@+=-]*", one, re.ASCII) and len(one) < 255 for one in told)
 
 
+@pytest.mark.slow
 def test_a_report_does_not_keep_the_samples_in_memory(tmp_path: Path) -> None:
     """What stays is the same however many samples there are, and of the rest one line at a time is there."""
     line = json.loads((RUN / "measurements.jsonl").read_text("utf-8").splitlines()[1])

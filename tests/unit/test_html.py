@@ -221,6 +221,13 @@ def test_a_batch_of_one_is_one_in_the_table(tmp_path: Path) -> None:
     assert [row["values"] for row in found] == [[("1", 1)], [("1", 1)], [("8", 8)]]
 
 
+def test_a_table_with_too_many_cells_has_those_that_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_html, "LISTED", 3)
+    cells = [{"id": name} for name in "abcdef"]
+    assert [cell["id"] for cell in report_html.listed(cells, {"f", "c"})] == ["a", "c", "f"]
+    assert report_html.listed(cells[:3], {"c"}) == cells[:3]
+
+
 def test_a_page_says_how_many_sustained_runs_it_does_not_draw(tmp_path: Path) -> None:
     _, text = written(tmp_path, [made.line(number) for number in range(9)])
     assert "The 8 cells of the best steady state are drawn, of 9." in text
