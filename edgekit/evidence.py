@@ -39,6 +39,7 @@ BUSY_CORES = 0.5  # below this share of a core the child waited, and the core's 
 COOL_S, POLL_S = 120.0, 5.0
 HELLO_S = 20.0
 STILL_FALLING_MILLIC = 500  # in POLL_S; slower than that, it is about as cool as it gets
+IDLE_POLLS = 3  # in a row without a fall: what still throttles the device is no heat, and waiting does not mend it
 
 
 def void_reason(launch: Json, device: Device) -> Caveat | None:
@@ -154,9 +155,10 @@ def clock_caveats(evidence: Sequence[Json], greeting: Json) -> Iterator[Caveat]:
 def cool_down(live: session.Session, say: Callable[[str], None], wait: Callable[[float], object] = time.sleep) -> float:
     """Wait until the device slows itself no more and its temperature falls no further; returns the seconds waited.
 
-    At most COOL_S. A device that tells neither gets POLL_S. Raises DeviceError when it does not answer.
+    At most COOL_S, and where the temperature stands still no longer than IDLE_POLLS, whatever throttles the device (a weak power
+    supply). A device that tells neither gets POLL_S. Raises DeviceError when it does not answer.
     """
-    waited, heat = 0.0, None
+    waited, heat, idle = 0.0, None, 0
     while waited < COOL_S:
         wait(POLL_S)
         waited += POLL_S
@@ -164,7 +166,8 @@ def cool_down(live: session.Session, say: Callable[[str], None], wait: Callable[
         before, heat = heat, state.get("temperature_millic")
         bits, status = state.get("throttled", 0) & (1 << SINCE_BOOT) - 1, state.get("thermal_status", 0)
         falls = heat is not None and (before is None or before - heat >= STILL_FALLING_MILLIC)
-        if not bits and status <= LIGHT and not falls:
+        idle = idle + 1 if heat is not None and not falls else 0
+        if (not bits and status <= LIGHT and not falls) or idle >= IDLE_POLLS:
             break
         told = [f"{heat / 1000:.0f} C"] if heat is not None else []
         told += throttling({"before": {"throttled": bits, "thermal_status": status}})

@@ -222,6 +222,14 @@ class Cooling:
         ([{"temperature_millic": 80_000}, {"temperature_millic": 79_500}, {"temperature_millic": 79_001}], 3),
         ([{"temperature_millic": 80_000}, {"temperature_millic": 79_501}], 2),
         ([{"thermal_status": 3}, {"thermal_status": 2}, {"thermal_status": 1}], 3),
+        ([{"throttled": 5, "temperature_millic": 48_000}], 4),  # the first look tells no fall: three that do are enough
+        (
+            [
+                {"throttled": 5, "temperature_millic": t}
+                for t in (80_000, 79_900, 79_800, 79_300, 79_300, 79_300, 79_300)
+            ],
+            7,
+        ),
         ([{"throttled": 1}], round(evidence.COOL_S / evidence.POLL_S)),  # never: a weak power supply
     ],
 )
