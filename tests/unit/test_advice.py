@@ -202,6 +202,17 @@ def test_whether_more_of_an_own_metric_is_better_nobody_knows() -> None:
     assert bought.buys == ["agreement 0.8 instead of 0.7"]
 
 
+def test_of_an_error_less_is_better() -> None:
+    small, large = (
+        cell(precision, p50_ms=10.0, accuracy={"metric": "mae", "value": error, "interval": [error, error], "total": 9})
+        for precision, error in (("fp32", 0.1), ("int8", 0.9))
+    )
+    found = advise("", small, large)
+    assert found.pick is not None and found.pick.id == small["id"]
+    (bought,) = advise("mae>=0.5", small, large).relaxed
+    assert bought.buys == ["mae 0.1 instead of 0.9"]
+
+
 def test_an_accuracy_is_not_held_against_an_agreement() -> None:
     judged, agreeing = cell(p50_ms=10.0, peak_mb=1.0), cell("int8", p50_ms=10.0, peak_mb=2.0)
     judged["accuracy"] = {"metric": "mae", "value": 0.1, "interval": [0.0, 0.2], "total": 9}

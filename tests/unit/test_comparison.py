@@ -53,6 +53,7 @@ def test_the_verdict_in_time(factor: float, spread: float, said: str, side: Any)
     assert verdict(found, "p50") == said
     assert bool(next(row for row in found.rows if row.metric == "p50").why) is (said == "inconclusive")
     assert found.threshold == 0.03
+    assert [row.metric for row in found.regressions] == (["p50"] if said == "regression" else [])
 
 
 def test_a_noisy_device_has_a_wider_threshold(side: Any) -> None:

@@ -188,6 +188,17 @@ def test_an_absolute_and_a_relative_limit_stand_beside_one_another(held: Any) ->
     assert [row.status for row in held(text, report(cell(total=1250)), before).rows] == ["pass"]
 
 
+def test_a_failure_counts_for_more_than_a_warning(held: Any) -> None:
+    text = 'inconclusive = "warn"\n[limits]\np50_ms = "<= 19"'
+    assert held(text, report(cell(p50_ms=(18.0, 19.0, 20.0)), cell("int8", p50_ms=30.0))).status == "fail"
+
+
+def test_a_pattern_leaves_the_other_direction_alone(held: Any) -> None:
+    text = '[limits]\np50_ms = ["> 1", "<= 20"]\n[cells."*"]\np50_ms = "<= 5"'
+    found = held(text, report(cell(p50_ms=3.0)))
+    assert [row.limit.text for row in found.rows] == ["> 1 ms", "<= 5 ms"]
+
+
 def test_the_last_pattern_goes_first(held: Any) -> None:
     text = '[cells."*fp32*"]\np50_ms = "<= 1"\n[cells."*"]\np50_ms = "<= 5"'
     assert [row.limit.text for row in held(text, report(cell(p50_ms=3.0))).rows] == ["<= 5 ms"]
