@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import manual
@@ -108,3 +110,45 @@ def test_the_recipe_of_a_torch_checkpoint(cli: CommandLine) -> None:
         w["message"] for w in done.json["warnings"]
     ]
     assert said in told
+
+
+DATA = Path(os.environ.get("EDGEKIT_TEST_DATA", ROOT.parent / "shared" / "data"))
+# A sentence of the report, with the lines that go on with it.
+TOLD = re.compile(
+    r"^(?:tested on|calibrated with|labels:|weak:|edgekit:|input_1|\"paired\").*(?:\n  \S.*)*", re.MULTILINE
+)
+
+
+def shown() -> Iterator[tuple[list[str], str]]:
+    """The commands of docs/data.md on this machine, with what they print there; test_real_images has those on the board."""
+    for _, _, text in manual.blocks(manual.DOCS / "data.md"):
+        for part in re.split(r"^\s*\$ ", text, flags=re.MULTILINE)[1:]:
+            command, _, said = part.partition("\n")
+            if command.startswith("edgekit ") and "--device pi4" not in command:
+                yield manual.argv(command), said
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what docs/data.md speaks of: 300 images of CIFAR-10, ResNet-8 of MLPerf Tiny, a metric."""
+    if not (DATA / "cifar10").is_dir() or not (DATA / "mlperf_tiny").is_dir():
+        pytest.skip("there is no cifar10/ and mlperf_tiny/: name the folder that holds them in EDGEKIT_TEST_DATA")
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "cifar10").symlink_to(DATA / "cifar10")
+    for file in (DATA / "mlperf_tiny").iterdir():
+        (folder / file.name).symlink_to(file)
+    (metric,) = [text for _, _, text in manual.blocks(manual.DOCS / "data.md") if text.startswith("$ cat worst.py")]
+    body = metric.partition("\n")[2].partition("\n\n")[0]
+    (folder / "worst.py").write_text(textwrap.dedent(body), "utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"), list(shown()), ids=lambda given: " ".join(given[1:]) if isinstance(given, list) else ""
+)
+def test_what_docs_data_shows_is_what_is_printed(photos: Path, argv: list[str], said: str) -> None:
+    done = CommandLine(photos)(*argv)
+    printed = "".join((done.stdout + done.stderr).split())
+    figures = re.findall(r"\b\d+/\d+\b|\b0\.4667\b", said)
+    told = ["".join(text.split()) for text in [*TOLD.findall(said), *figures]]
+    assert told and [text for text in told if text not in printed] == []
