@@ -150,7 +150,8 @@ class Phases:
 def figures(phases: Phases, settle_s: float, coarse: bool = False) -> Json:
     """What the pass tells, powers in mW, energies in mJ. Raises NoEnergy where it tells too little.
 
-    mj_per_inference is all that was spent while the model ran, over its calls; mj_above_idle leaves out what the idle device
+    mj_per_inference is all that was spent while the model ran, over its calls, and mj_error two standard errors of it by how the
+    windows differ (a source that is wrong in all of them alike is not told by that); mj_above_idle leaves out what the idle device
     would have spent meanwhile. `noisy` where the two powers differ by no more than two standard errors of their difference,
     or by no more than a thousandth.
     """
@@ -172,6 +173,7 @@ def figures(phases: Phases, settle_s: float, coarse: bool = False) -> Json:
     return {
         "mj_per_inference": active_mw * seconds / calls,
         "mj_above_idle": (active_mw - idle_mw) * seconds / calls,
+        "mj_error": DEVIATIONS * error_mw(active) * seconds / calls,
         "idle_mw": idle_mw,
         "active_mw": active_mw,
         "seconds": round(seconds, 3),
