@@ -19,6 +19,7 @@ sys.dont_write_bytecode = False
 HEAVY_MARKS = ("runtimes", "emulated", "hardware")
 
 hypothesis.settings.register_profile("edgekit", database=None, deadline=None, max_examples=60)
+hypothesis.settings.register_profile("quick", database=None, deadline=None, max_examples=20)
 hypothesis.settings.load_profile("edgekit")
 
 
@@ -55,6 +56,7 @@ def cache(request: pytest.FixtureRequest, shared_cache: Path, monkeypatch: pytes
         return None
     monkeypatch.setenv("EDGEKIT_CACHE_DIR", str(shared_cache))
     monkeypatch.delenv("EDGEKIT_DEVICES_DIR")
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")  # its threads are a quarter of what importing numpy costs
     return shared_cache
 
 

@@ -64,6 +64,7 @@ def test_a_slower_model_is_a_confirmed_regression_and_exits_1(cli: CommandLine, 
     assert ratio.estimate(logs).ratio == found["ratio"], "what is kept says the same as the verdict"
 
 
+@pytest.mark.slow
 def test_the_same_model_in_two_precisions_and_thread_counts_is_equal_here(cli: CommandLine) -> None:
     ran = cli("ab", FAKE_MODEL, *ON_FAKE, "--precision", "fp32,int8", "--threads", "1,2", "--quiet")
     assert (ran.rc, ran.stderr) == (0, "")
@@ -170,7 +171,6 @@ def noises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "noise"
 
 
-@pytest.mark.fresh
 def test_calibrate_remembers_the_noise_and_an_ab_test_goes_by_it(
     noises: Path, recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

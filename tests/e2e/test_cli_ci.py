@@ -120,6 +120,7 @@ def test_github_from_no_baseline_to_a_failing_gate(runner: Runner) -> None:
     assert "### net on board" in summary and FAILED.search(summary)
 
 
+@pytest.mark.slow
 def test_gitlab_fails_with_a_junit_report(runner: Runner) -> None:
     runner.edgekit(*INIT, "gitlab", *WHAT)
     runner.edgekit("profile", *WHAT[1:], "--quiet")
@@ -132,6 +133,7 @@ def test_gitlab_fails_with_a_junit_report(runner: Runner) -> None:
     assert [case.get("name") for case in suites.iter("testcase")] == ["net/fp32/fake@board+threads=1"]
 
 
+@pytest.mark.slow
 def test_the_hook_stops_a_commit_that_makes_the_model_slower(runner: Runner, tmp_path: Path) -> None:
     said = runner.edgekit(*INIT, "pre-commit", *WHAT)
     assert "  pre-commit install" in said and "git add .pre-commit-config.yaml" in said and "net.py board.toml" in said

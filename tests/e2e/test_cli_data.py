@@ -67,6 +67,7 @@ def test_another_metric(cli: CommandLine, metric: str, head: str, figure: str) -
     assert head in ran.stdout and figure in words(ran.stdout)
 
 
+@pytest.mark.slow
 def test_samples_are_evenly_spaced_and_the_report_says_how_many(cli: CommandLine) -> None:
     place = rows(cli.cwd)
     with np.load(place) as had:

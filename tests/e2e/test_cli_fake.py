@@ -190,6 +190,7 @@ def test_a_fault_fails_its_cell_alone(cli: CommandLine, recipe: Callable[..., Pa
     assert table.count("190/200") == 2
 
 
+@pytest.mark.slow
 def test_a_hang_is_ended_at_its_deadline(
     recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

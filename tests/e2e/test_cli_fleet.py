@@ -123,7 +123,8 @@ def test_cells_that_fail_are_the_exit_code(cli: CommandLine, boards: Boards, rec
     assert "go on with" not in ran.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_all_devices_and_each_run_is_resumed_by_its_name(
     cli: CommandLine,
     boards: Boards,
@@ -189,6 +190,7 @@ def test_everything_is_made_before_anything_is_measured_and_this_machine_is_meas
     assert "weak: first, second: latency is the emulator's" in ran.stdout
 
 
+@pytest.mark.slow
 def test_the_devices_are_measured_at_the_same_time(
     cli: CommandLine, boards: Boards, recipe: Callable[..., Path], tmp_path: Path, cold_cache: Path
 ) -> None:

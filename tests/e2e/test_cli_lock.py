@@ -75,6 +75,7 @@ def test_when_the_host_is_killed_the_device_is_free_at_once(cli: CommandLine, ha
     assert cli(*PROFILE).rc == 0
 
 
+@pytest.mark.slow
 def test_whoever_waits_goes_on_when_the_first_is_killed(cli: CommandLine, hanging: Command) -> None:
     second = cli.start(*PROFILE, "--wait", "--json")
     second.until("waiting, fake is in use")
@@ -180,6 +181,7 @@ def test_the_lock_is_on_the_device_and_stays_there_unheld(cli: CommandLine, cold
     assert lock.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.slow
 def test_a_run_is_finished_only_on_the_device_it_was_begun_on(
     cold_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

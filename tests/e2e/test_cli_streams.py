@@ -37,6 +37,7 @@ def test_progress_that_nobody_reads_stops_nothing(tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "cells.json").read_text("utf-8"))["cells"]) == 2
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_does_not_change_the_exit_code(tmp_path: Path, recipe: Callable[..., Path]) -> None:
     name = recipe("failing", fault={"int8": "crash"})
     line = RUN.replace(shlex.quote(str(FAKE_MODEL)), shlex.quote(str(name)))

@@ -46,7 +46,8 @@ def test_a_device_that_slows_down_is_shown_with_both_its_speeds(cli: CommandLine
     assert cell["sustained"] == told
 
 
-@pytest.mark.parametrize("how", [pytest.param("Ctrl-C", marks=pytest.mark.slow), "killed"])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["Ctrl-C", "killed"])
 def test_what_came_of_a_run_that_is_cut_is_kept_until_it_is_resumed(
     cli: CommandLine, recipe: Callable[..., Path], how: str
 ) -> None:

@@ -29,6 +29,7 @@ def test_two_changes_are_found_in_their_order() -> None:
     assert [round(change.ratio, 1) for change in found] == [0.3, -0.2]
 
 
+@pytest.mark.slow
 def test_noise_alone_has_changes_about_as_often_as_chance_may_make_them() -> None:
     found = sum(bool(changes.of_times(series((20, 1e6), noise=0.10, seed=seed))) for seed in range(60))
     assert found <= 3, "1 % of 60 series"

@@ -256,6 +256,7 @@ def test_a_run_is_made_although_its_place_cannot_be_noted(tmp_path: Path, monkey
         History()
 
 
+@pytest.mark.slow
 def test_many_processes_bring_the_index_up_to_date_at_once(tmp_path: Path) -> None:
     for day in range(1, 21):
         made(tmp_path, day)
@@ -267,8 +268,8 @@ def test_many_processes_bring_the_index_up_to_date_at_once(tmp_path: Path) -> No
     assert [process.communicate()[0].split() for process in started] == [["20", "20"]] * 3
 
 
-@pytest.mark.fresh
-def test_the_commands(cli: CommandLine, tmp_path: Path, cold_cache: Path) -> None:
+@pytest.mark.parametrize("start", ["warm", pytest.param("fresh", marks=[pytest.mark.fresh, pytest.mark.slow])])
+def test_the_commands(start: str, cli: CommandLine, tmp_path: Path, cold_cache: Path) -> None:
     """profile -> runs -> history -> show -> prune, each in a process of its own."""
     environment = {"EDGEKIT_CACHE_DIR": str(cold_cache)}
     for _ in range(2):

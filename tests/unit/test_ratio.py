@@ -68,6 +68,7 @@ def fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ratio, "RESAMPLES", 300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS)
 def test_the_same_artifact_twice_is_seldom_called_different(world: World, fewer_resamples: None) -> None:
     rng = np.random.default_rng(11)
@@ -89,6 +90,7 @@ def test_five_percent_less_is_an_improvement(fewer_resamples: None) -> None:
     assert [compared(usual, 1 / 1.05 - 1, rng) for _ in range(10)].count("improvement") >= 9
 
 
+@pytest.mark.slow
 def test_two_percent_more_is_below_the_threshold_and_mostly_called_equal(fewer_resamples: None) -> None:
     rng = np.random.default_rng(14)
     told = [compared(usual, 0.02, rng) for _ in range(60)]

@@ -364,6 +364,7 @@ def test_what_is_left_of_a_file_that_nobody_waits_for_is_not_the_next_file(
     assert (tmp_path / "back").read_bytes() == (folder / "second").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_request_that_takes_longer_than_a_host_may_be_silent_is_answered(
     board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

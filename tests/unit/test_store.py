@@ -276,6 +276,7 @@ def test_a_file_that_somebody_else_changed_is_no_traceback(run: store.Run) -> No
         run.lines[0]
 
 
+@pytest.mark.slow
 def test_a_run_needs_no_memory_for_its_samples(run: store.Run) -> None:
     samples = list(range(10**9, 10**9 + 2_000))
     run.append(measurement("p0", launches=({"samples_ns": samples},)))

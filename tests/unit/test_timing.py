@@ -404,6 +404,7 @@ def test_a_quiet_device_needs_the_least_launches(tmp_path: Path) -> None:
     assert covered(found) >= 0.93
 
 
+@pytest.mark.slow
 def test_a_noisy_device_gets_more_launches_and_its_interval_still_holds_the_truth(tmp_path: Path) -> None:
     found = [one for one in trials(tmp_path, 100, Effort(**QUICK), launch=0.015, calls=0.05) if one["conclusive"]]
     assert len(found) >= 95

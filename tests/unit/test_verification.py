@@ -17,7 +17,7 @@ GOOD = (np.ones((2, 3), np.float32),)
 
 @pytest.mark.parametrize(("portion_bytes", "portions"), [(1, 200), (40 * 64, 4), (1 << 20, 1)])
 def test_portions_change_nothing_but_their_number(
-    tmp_path: Path, cold_cache: Path, monkeypatch: pytest.MonkeyPatch, portion_bytes: int, portions: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, portion_bytes: int, portions: int
 ) -> None:
     lent: list[str] = []
     lend = session.Session.lend
@@ -41,7 +41,7 @@ def test_portions_change_nothing_but_their_number(
 
 @pytest.mark.parametrize("portion_bytes", [1, 1 << 20])
 def test_a_batch_changes_no_output_and_the_last_one_is_filled_up(
-    tmp_path: Path, cold_cache: Path, monkeypatch: pytest.MonkeyPatch, portion_bytes: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, portion_bytes: int
 ) -> None:
     monkeypatch.setattr(verification, "PORTION_BYTES", portion_bytes)
     request = plan.Request(
