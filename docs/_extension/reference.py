@@ -6,7 +6,6 @@ Every function in PAGES returns Markdown. Its words are those of the code (--hel
 from __future__ import annotations
 
 import argparse
-import importlib
 import inspect
 import json
 import re
@@ -256,7 +255,7 @@ def options() -> str:
     told = []
     for name in made_by_converters():
         for option, values in plugins.load("converter", name).OPTIONS.items():
-            told.append((code(name), code(option), f"{code(values[0])} (default), {', '.join(map(code, values[1:]))}"))
+            told.append((code(name), code(option), ", ".join([f"{code(values[0])} (default)", *map(code, values[1:])])))
     return rows(("format", "option", "values"), told)
 
 
@@ -378,4 +377,4 @@ def setup(app: Any) -> dict[str, Any]:
 
     app.connect("source-read", read)
     app.connect("autodoc-process-signature", unmade)
-    return {"version": importlib.import_module("edgekit").__version__, "parallel_read_safe": True}
+    return {"version": edgekit.__version__, "parallel_read_safe": True}
