@@ -150,6 +150,18 @@ def test_another_cell_can_be_chosen(opened: Opened) -> None:
     assert opened.page.locator("#launches svg .mark-rect path").count() == 6 * 2, "a bar and a median for each launch"
 
 
+def test_a_cell_without_operators_can_be_chosen_and_left(browser: Any, tmp_path: Path) -> None:
+    lines = [made.line(number) for number in range(3)]
+    del lines[0]["operators"], lines[2]["operators"]
+    one = Opened(browser, html.write(Report.load(made.write(tmp_path, lines))))
+    for cell, shown in (("1", True), ("0", False), ("2", False), ("1", True)):
+        one.page.select_option("#choice", cell)
+        one.page.wait_for_function(f"document.querySelector('#operators').hidden !== {str(shown).lower()}")
+    assert one.page.locator("#operators svg .mark-rect path").count() > 5
+    assert one.said == []
+    one.page.close()
+
+
 def colours(page: Any) -> tuple[str, str]:
     """Those of the paper and of the letters on a chart."""
     label = "document.querySelector('#latency svg .role-axis-label text')"

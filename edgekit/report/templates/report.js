@@ -15,9 +15,14 @@
   async function draw(chart) {
     const place = document.querySelector(`#${chart.id} .chart`);
     const spec = { ...chart.spec, description: place.getAttribute("aria-label"), datasets: { rows: chart.rows } };
+    const known = new Set(chart.rows.map((row) => row.i));
+    if (chart.one_cell) {
+      const cell = Number(choice.value);
+      spec.params.find((one) => one.name === "cell").value = known.has(cell) ? cell : chart.rows[0].i;
+    }
     const { view } = await window.vegaEmbed(place, spec, options);
     if (chart.one_cell) {
-      views.push([view, place, new Set(chart.rows.map((row) => row.i))]);
+      views.push([view, place, known]);
       await choose();
     }
   }
@@ -45,8 +50,10 @@
   async function choose() {
     const cell = Number(choice.value);
     for (const [view, place, known] of views) {
-      place.hidden = !known.has(cell);
-      await view.signal("cell", cell).runAsync();
+      place.parentNode.hidden = !known.has(cell);
+      if (known.has(cell)) {
+        await view.signal("cell", cell).runAsync();
+      }
     }
   }
 
