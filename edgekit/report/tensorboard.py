@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from edgekit.report.columns import COLUMNS
 from edgekit.types import Json
 
 HISTOGRAM = "samples_ns_per_call"
+OURS = ".edgekit-"  # stands in the names of the files, before the hash of the measurement
 LONGEST = 200  # characters of a folder name; file systems have room for 255 bytes
 
 
@@ -22,7 +24,7 @@ def write(report: Report, folder: Path) -> list[Path]:
 
     Scalars have the columns' names and units (step 0; TensorBoard keeps seven digits of them). `samples_ns_per_call` is a
     histogram with the launch as its step, `sustained/p50_ns` a curve with the milliseconds since its start as its step. What was
-    not measured is absent. A cell that was written before is left as it is.
+    not measured is absent. A cell that was written before is left as it is, and written anew where it was measured anew since.
     """
     try:
         from tensorboardX import SummaryWriter
@@ -35,9 +37,12 @@ def write(report: Report, folder: Path) -> list[Path]:
             cell = cells.get(line["id"])
             place = folder / report.run / named(line["id"])
             made.append(place)
-            if cell is None or any(place.glob("events.out.tfevents.*")):
+            suffix = f"{OURS}{hashlib.sha256(json.dumps(line, sort_keys=True).encode()).hexdigest()[:16]}"
+            if cell is None or any(place.glob(f"events.out.tfevents.*{suffix}")):
                 continue
-            with SummaryWriter(str(place), write_to_disk=True) as writer:
+            for earlier in place.glob(f"events.out.tfevents.*{OURS}*"):
+                earlier.unlink()
+            with SummaryWriter(str(place), filename_suffix=suffix) as writer:
                 add(writer, cell, line)
     return made
 

@@ -79,6 +79,28 @@ def test_what_was_written_is_not_written_twice(report: Report, events: Path) -> 
     assert sorted(events.rglob("events*")) == before
 
 
+@pytest.mark.filterwarnings("ignore")  # of the packages below TensorBoard
+def test_a_cell_that_was_measured_anew_is_written_anew(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+
+    path = made.write(tmp_path, [made.line(0), made.line(1)])
+    (tmp_path / "logs").mkdir()
+    kept, _ = tensorboard.write(Report.load(path), tmp_path / "logs")
+    (before,) = kept.iterdir()
+    (path / "measurements.jsonl").write_text(
+        "".join(json.dumps(one) + "\n" for one in (made.line(0), made.line(5) | {"id": made.line(1)["id"]})), "utf-8"
+    )
+    again = Report.load(path)
+    tensorboard.write(again, tmp_path / "logs")
+    assert list(kept.iterdir()) == [before]
+    reader = EventMultiplexer().AddRunsFromDirectory(str(tmp_path / "logs"))
+    reader.Reload()
+    name = f"{again.run}/{tensorboard.named(again.cells[1]['id'])}"
+    assert [one.value for one in reader.Scalars(name, "p50_ns")] == [
+        pytest.approx(again.cells[1]["latency"]["p50_ns"], rel=1e-6)
+    ]
+
+
 @pytest.fixture
 def hostile(tmp_path: Path) -> Report:
     """A run whose cells have names that no folder and no tag can have."""
