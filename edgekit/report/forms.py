@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,9 +112,12 @@ def _markdown(report: Report, reports: Reports) -> str:
 
 
 def escaped(text: str) -> str:
-    """Words of others inside Markdown: one line in which nothing is markup."""
+    """Words of others inside Markdown: one line in which nothing is markup, an address a link, or a name a mention."""
     marked = "".join(f"\\{mark}" if mark in "\\`*_[]<>|#~" else mark for mark in printable(" ".join(text.split())))
-    return marked.replace("&", "&amp;")
+    marked = re.sub(
+        r"://|\bwww\.", lambda found: f"{found[0][:-1]}\\{found[0][-1]}", marked.replace("&", "&amp;"), flags=re.I
+    )
+    return re.sub(r"(?<!\w)@(?=\w)", "@<!-- -->", marked)  # GitHub would tell whoever is called so
 
 
 def code(text: str) -> str:

@@ -135,6 +135,11 @@ def test_hostile_words_are_inert(report: Report) -> None:
     assert failure.text and "]]> last words?" in failure.text
 
 
+def test_words_in_markdown_are_no_links_and_call_nobody() -> None:
+    assert forms.escaped("see https://x.y/?a&b, WWW.x.y") == r"see https:/\/x.y/?a&amp;b, WWW\.x.y"
+    assert forms.escaped("@team root@host ~/.cache") == r"@<!-- -->team root@host \~/.cache"
+
+
 def hostile(report: Report, name: str) -> Report:
     """The report with this as the name of its run, and in its cells as their id, error and the code of a warning."""
     error = {"kind": "crashed", "message": name, "hint": "", "log_tail": name}
