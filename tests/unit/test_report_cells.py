@@ -146,6 +146,7 @@ def test_a_run_is_read_once(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
     assert len(read) == len(set(read)) == len(report.cells)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_cells(tmp_path: Path) -> None:
     """The peak for many cells is not above one and a half times that for the most that are kept as they are."""
     header, lines = json.loads((GOLDEN / "run.json").read_text("utf-8")), (GOLDEN / "measurements.jsonl")
