@@ -148,6 +148,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_what_docs_data_shows_is_what_is_printed(photos: Path, argv: list[str], said: str) -> None:
     done = CommandLine(photos)(*argv)
+    assert done.rc == (2 if said.startswith("edgekit: ") else 0), done.stderr
     printed = "".join((done.stdout + done.stderr).split())
     figures = re.findall(r"\b\d+/\d+\b|\b0\.4667\b", said)
     told = ["".join(text.split()) for text in [*TOLD.findall(said), *figures]]
