@@ -97,6 +97,7 @@ def test_a_policy_that_cannot_be_read_is_told_before_it_is_relied_on(runner: Run
     assert not (runner.repo / ".github").exists()
 
 
+@pytest.mark.slow
 def test_github_from_no_baseline_to_a_failing_gate(runner: Runner) -> None:
     runner.edgekit(*INIT, "github", *WHAT)
     workflow = ".github/workflows/edgekit.yml"

@@ -49,6 +49,7 @@ def test_accuracy_on_the_users_rows_and_what_was_applied(cli: CommandLine) -> No
     assert again.rc == 2 and "the data changed since it was begun" in again.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metric", "head", "figure"),
     [

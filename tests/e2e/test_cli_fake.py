@@ -201,6 +201,7 @@ def test_a_hang_is_ended_at_its_deadline(
     assert "0.3 s" in report.cells[0]["error"]["message"]
 
 
+@pytest.mark.slow
 def test_a_lost_device_fails_its_cell_and_the_next_has_a_new_agent(
     cli: CommandLine, recipe: Callable[..., Path]
 ) -> None:
@@ -221,6 +222,7 @@ def test_a_lost_device_fails_its_cell_and_the_next_has_a_new_agent(
     assert fine["status"] == "ok"
 
 
+@pytest.mark.slow
 def test_a_converter_that_crashes_fails_its_cells_and_leaves_nothing(
     cli: CommandLine, recipe: Callable[..., Path], shared_cache: Path
 ) -> None:

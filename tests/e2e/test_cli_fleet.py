@@ -83,6 +83,7 @@ def test_json_holds_the_report_of_each_device_as_one_alone_has_it(cli: CommandLi
     assert set(profile(cli, FAKE_MODEL, [left, left], "--json").json) == set(found["reports"][0]), "one asked for twice"
 
 
+@pytest.mark.slow
 def test_a_device_that_cannot_be_reached_stops_no_other(cli: CommandLine, boards: Boards) -> None:
     (good,) = boards("good")
     (broken,) = boards("broken", arch="aarch64", transport="ssh")

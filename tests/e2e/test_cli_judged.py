@@ -55,6 +55,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Path:
     return cli.cwd
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["labels", "calibration", "metric", "metric's file", "reference"])
 def test_a_run_is_not_finished_with_another_judge(cli: CommandLine, begun: Path, what: str) -> None:
     shutil.copytree(begun, cli.cwd, dirs_exist_ok=True)
@@ -94,6 +95,7 @@ def test_a_metric_that_cannot_be_called_is_told_before_anything_is_converted(
     assert ran.rc in (2, 3) and name.split(":")[0] in ran.stderr and "converting" not in ran.stderr, ran.stderr
 
 
+@pytest.mark.slow
 def test_a_metric_that_fails_costs_no_measurement(cli: CommandLine, rows: Path) -> None:
     (cli.cwd / "mine.py").write_text("def share(outputs, y):\n    return 1 / 0\n", "utf-8")
     ran = cli(*PROFILE, "--data", rows, "--metric", "mine.py:share", "--json")

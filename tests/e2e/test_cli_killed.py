@@ -45,6 +45,7 @@ def test_zeros_at_the_end_as_a_power_cut_leaves_them_are_a_torn_line(tmp_path: P
     assert run.torn and len(run.lines) == 6
 
 
+@pytest.mark.slow
 def test_the_report_says_what_is_missing(cli: CommandLine) -> None:
     assert cli("profile", FAKE_MODEL, "--device", FAKE_DEVICE, "-q").rc == 0
     (run,) = (cli.cwd / "results").iterdir()

@@ -117,6 +117,7 @@ def test_of_two_that_do_not_wait_one_finishes(cli: CommandLine, recipe: Callable
     assert [one.stderr.count("is in use") for one in ran] == [int(one.rc == 3) for one in ran]
 
 
+@pytest.mark.slow
 def test_the_lock_stays_when_an_agent_is_killed(cli: CommandLine, hanging: Command) -> None:
     holder, agent = wait_until(lambda: found if len(found := agents(cli, hanging)) == 2 else None)
     second = cli.start(*PROFILE, "--wait")
@@ -174,6 +175,7 @@ def test_when_the_lock_was_lost_and_taken_the_run_ends_and_can_be_resumed(
     )
 
 
+@pytest.mark.slow
 def test_the_lock_is_on_the_device_and_stays_there_unheld(cli: CommandLine, cold_cache: Path) -> None:
     assert cli(*PROFILE).rc == 0
     (lock,) = cold_cache.rglob("lock")

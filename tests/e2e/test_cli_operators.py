@@ -61,18 +61,21 @@ def test_a_fallback_fails_the_cell_where_none_is_allowed(cli: CommandLine, recip
     assert "operators" not in cell
 
 
+@pytest.mark.slow
 def test_a_cell_that_is_wholly_delegated_passes(cli: CommandLine, recipe: Callable[..., Path]) -> None:
     path = recipe("whole", operators=OPERATORS, delegation={**PARTLY, "fully_accelerated": True})
     ran = cli("profile", path, *ONE, "--require-full-delegation", "--json")
     assert ran.rc == 0, ran.stderr
 
 
+@pytest.mark.slow
 def test_a_runtime_without_a_fast_backend_has_nothing_to_require(cli: CommandLine, recipe: Callable[..., Path]) -> None:
     ran = cli("profile", recipe("plain", operators=OPERATORS), *ONE, "--require-full-delegation", "--json")
     assert ran.rc == 0
     assert "nothing-to-delegate" in {one["code"] for one in ran.json["cells"][0]["warnings"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("told", "why"), [([], "reports no operators"), ([{"name": "x"}], "KeyError: 'ns'")])
 def test_a_profiler_that_fails_leaves_the_other_figures(
     cli: CommandLine, recipe: Callable[..., Path], told: list[dict[str, str]], why: str

@@ -53,7 +53,9 @@ def test_a_report_that_cannot_be_written_is_said_and_the_run_kept(tmp_path: Path
     assert len(edgekit.load_report("last", tmp_path / "results").cells) == 2
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "closed", [*(pytest.param(one, marks=pytest.mark.slow) for one in (">&-", "2>&-", "<&-")), "<&- >&- 2>&-"]
+)
 def test_closed_streams(tmp_path: Path, closed: str) -> None:
     done = bash(f"{RUN} {closed}", tmp_path)
     assert done.returncode == 0, done.stderr

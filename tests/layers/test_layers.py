@@ -106,10 +106,12 @@ def walk(node: ast.AST, top: bool, typing_only: bool) -> Iterator[tuple[ast.stmt
     for child in ast.iter_child_nodes(node):
         if isinstance(child, (ast.Import, ast.ImportFrom)):
             yield child, top, typing_only
+        elif isinstance(child, ast.expr):  # holds no statements
+            continue
         elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
             yield from walk(child, top, True)
         else:
-            yield from walk(child, top and not isinstance(child, (ast.FunctionDef, ast.Lambda)), typing_only)
+            yield from walk(child, top and not isinstance(child, ast.FunctionDef), typing_only)
 
 
 def imports_of(module: str) -> Iterator[Import]:

@@ -42,6 +42,7 @@ def checked(schema: str, *files: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_the_services_schemas_hold(root: Path, tmp_path: Path) -> None:
     files: dict[str, list[Path]] = {}
     for kind, schema in SCHEMAS.items():

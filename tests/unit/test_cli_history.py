@@ -21,6 +21,7 @@ def test_a_folder_is_noted_by_its_own_name(tmp_path: Path) -> None:
     assert places.noted() == [tmp_path / "results"]
 
 
+@pytest.mark.slow
 def test_a_link_to_the_results_makes_no_second_run_of_the_first(cli: CommandLine, cold_cache: Path) -> None:
     """Else the one run would be older than itself, and prune would take it."""
     environment = {"EDGEKIT_CACHE_DIR": str(cold_cache)}

@@ -85,6 +85,7 @@ def test_the_default_value_of_an_option_and_no_option_are_the_same(model: Model)
     assert convert.artifact(model, "fake", "fp32", {"colour": "grey"}) == convert.artifact(model, "fake", "fp32")
 
 
+@pytest.mark.slow
 def test_calibration_is_part_of_the_key_of_int8_only(
     recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,7 @@ def chart(text: str, name: str) -> list[dict[str, Any]]:
     return found[0] if found else []
 
 
+@pytest.mark.slow
 def test_two_hundred_cells_are_less_than_three_megabytes_and_name_no_address(tmp_path: Path) -> None:
     _, text = written(tmp_path, [made.line(number) for number in range(200)])
     assert len(text.encode()) < 3_000_000

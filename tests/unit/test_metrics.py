@@ -29,6 +29,7 @@ def test_wilsons_interval_covers_the_share_as_often_as_it_says(total: int, share
     assert 0.92 <= covered <= 0.98
 
 
+@pytest.mark.slow
 def test_the_bootstrap_covers_a_mean_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 100 draws of an exponential distribution, whose mean is 1: a little less than 95 %, because it is skewed."""
     monkeypatch.setattr(metrics, "RESAMPLES", 300)

@@ -54,6 +54,7 @@ def test_fresh_runs_keep_to_the_schema(cli: CommandLine) -> None:
     assert page.read_text("utf-8") == forms.as_markdown(Report.load(run)) + "\n"
 
 
+@pytest.mark.slow
 def test_a_run_with_more_passes_and_more_inputs_keeps_to_the_schema(cli: CommandLine) -> None:
     more = ("--precision", "fp32", "--sustained", "20", "--energy", "--batch", "1,2", "--quick")
     done = cli("profile", FAKE_MODEL, "--device", FAKE_DEVICE, *more, "--json")
@@ -64,6 +65,7 @@ def test_a_run_with_more_passes_and_more_inputs_keeps_to_the_schema(cli: Command
     check_run(run)
 
 
+@pytest.mark.slow
 def test_a_comparison_keeps_to_the_schema(cli: CommandLine) -> None:
     for device in (FAKE_DEVICE, FAKE_BOARD):
         check("comparison", cli("ab", FAKE_MODEL, FAKE_MODEL, "--device", device, "--json").json)
