@@ -96,6 +96,7 @@ def test_an_emulated_device_compares_counts_and_never_its_time(cli: CommandLine,
     assert "p50_ns" not in found["old"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "why"),
     [(("--precision", "fp32,int8"), "across precisions"), (("--threads", "1,2"), "across thread counts")],

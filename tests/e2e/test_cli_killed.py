@@ -60,6 +60,7 @@ def test_the_report_says_what_is_missing(cli: CommandLine) -> None:
     assert (run / "measurements.jsonl").read_bytes().startswith(lines[0])
 
 
+@pytest.mark.slow
 def test_a_run_is_written_by_one_process_at_a_time(cli: CommandLine) -> None:
     """The second says so, and the first one's cells are all there."""
     assert cli("profile", FAKE_MODEL, "--device", FAKE_DEVICE, "-q").rc == 0

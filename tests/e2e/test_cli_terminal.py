@@ -91,14 +91,16 @@ def test_a_dumb_terminal_gets_plain_lines(at_terminal: Callable[..., Terminal]) 
     assert re.search(rb"\[ +\d+\.\d s\] cell 2 of 2: .*, about \d+ s left", text) and b"95.0" in text
 
 
-@pytest.mark.parametrize(
-    ("environment", "coloured"),
-    [({}, False), ({"FORCE_COLOR": "1"}, True), ({"FORCE_COLOR": "0"}, False), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False),
-     ({"FORCE_COLOR": "1", "TERM": "dumb"}, False)],
-)  # fmt: skip
-def test_a_pipe_gets_colours_only_when_it_asks(cli: CommandLine, environment: dict[str, str], coloured: bool) -> None:
-    plain = {"TERM": os.environ.get("TERM", "xterm"), "NO_COLOR": "", "COLUMNS": "60", **environment}
+def test_a_pipe_gets_colours_only_when_it_asks(cli: CommandLine) -> None:
     cli("profile", FAKE_MODEL, "-d", FAKE_DEVICE, "--quiet")
-    ran = cli("report", "last", **plain)
-    assert ("\x1b" in ran.stdout) == coloured
-    assert "right" in ran.stdout, "as wide as for a file, whatever the terminal around it is"
+    for environment, coloured in (
+        ({}, False),
+        ({"FORCE_COLOR": "1"}, True),
+        ({"FORCE_COLOR": "0"}, False),
+        ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False),
+        ({"FORCE_COLOR": "1", "TERM": "dumb"}, False),
+    ):
+        plain = {"TERM": os.environ.get("TERM", "xterm"), "NO_COLOR": "", "COLUMNS": "60", **environment}
+        ran = cli("report", "last", **plain)
+        assert ("\x1b" in ran.stdout) == coloured, environment
+        assert "right" in ran.stdout, "as wide as for a file, whatever the terminal around it is"

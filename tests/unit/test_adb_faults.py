@@ -282,7 +282,10 @@ def test_the_agents_own_errors_are_no_faults_of_the_link(live: Session, tmp_path
     assert wait_until(lambda: live.call("hello", {}, 10)["runtimes"])
 
 
-def test_a_program_that_does_not_end_by_itself_is_ended(server: FakeAdb, impatient: None) -> None:
+def test_a_program_that_does_not_end_by_itself_is_ended(
+    server: FakeAdb, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adb, "GOODBYE_S", 1.0)  # within which another command must be run, on a busy machine too
     channel = Adb(device()).spawn(["sh", "-c", "trap '' TERM HUP INT; echo $$; while :; do sleep 1; done"])
     pid = int(channel.read_line(10))
     channel.close()

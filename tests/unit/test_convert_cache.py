@@ -104,7 +104,10 @@ def test_calibration_is_part_of_the_key_of_int8_only(
     assert {precision: len(found) for precision, found in keys.items()} == {"fp32": 1, "int8": 2}
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "record", "empty record"])
+@pytest.mark.parametrize(
+    "damage",
+    ["flip", *(pytest.param(one, marks=pytest.mark.slow) for one in ("truncate", "remove", "record", "empty record"))],
+)
 def test_a_damaged_entry_is_made_again_and_said(model: Model, cold_cache: Path, damage: str) -> None:
     made = convert.artifact(model, "fake", "fp32")
     record = made.path.with_name("artifact.json")
@@ -212,7 +215,7 @@ def test_a_source_whose_own_outputs_mean_nothing_is_told_before_anything_is_comp
     assert "weights" in caught.value.hint
 
 
-@pytest.mark.parametrize("name", ["outputs.npz", "outputs.json"])
+@pytest.mark.parametrize("name", ["outputs.npz", pytest.param("outputs.json", marks=pytest.mark.slow)])
 def test_a_damaged_reference_is_computed_again(model: Model, cold_cache: Path, name: str) -> None:
     first = convert.reference(model, "fake")
     (damaged,) = (cold_cache / "references").glob(f"*/{name}")

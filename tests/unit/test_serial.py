@@ -187,6 +187,7 @@ def test_a_push_that_was_cut_is_an_error_in_time_and_the_next_goes_on_where_it_w
     transport.close()
 
 
+@pytest.mark.slow
 def test_a_push_over_a_link_that_ended_is_done_over_a_new_one(
     board: Board, reached: serial.Serial, tmp_path: Path
 ) -> None:
@@ -259,6 +260,7 @@ def test_a_session_that_a_dead_host_left_behind_gives_way(board: Board, tmp_path
     second.close()
 
 
+@pytest.mark.slow
 def test_a_device_that_is_reset_is_an_error_of_the_program_and_of_the_link(
     board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
