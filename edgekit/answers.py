@@ -58,6 +58,33 @@ def window(event: Json, earlier: Sequence[Json] = ()) -> Json:
     return event
 
 
+def greeting(frame: Json) -> Json:
+    """What a greeting says of the system, as it came. Raises Odd: cores and bytes are whole numbers where they are told."""
+    system = frame.get("system")
+    if not isinstance(system, dict):
+        raise odd("system", system)
+    for key in ("cores", "memory_bytes", "page_bytes"):
+        if system.get(key) is not None:
+            whole(system, key, 1)
+    return frame
+
+
+def prediction(reply: Json) -> Json:
+    """An answer of `predict` as it came. Raises Odd: its tensors have names, shapes and dtypes, its memory is a table."""
+    for side in ("inputs", "outputs"):
+        tensors = reply.get(side)
+        if not isinstance(tensors, list) or not all(isinstance(tensor, dict) for tensor in tensors):
+            raise odd(side, tensors)
+        for tensor in tensors:
+            list_of(tensor, "shape", 0)
+            for key in ("name", "dtype"):
+                if not isinstance(tensor.get(key), str):
+                    raise odd(key, tensor.get(key))
+    if not isinstance(reply.get("memory"), dict):
+        raise odd("memory", reply.get("memory"))
+    return reply
+
+
 def source(reply: Json) -> Json:
     """What an answer of `sustain` says of its source of energy: "method", "settle_s", "coarse". Raises Odd."""
     told = reply.get("energy")
@@ -148,6 +175,8 @@ def list_of(told: Json, key: str, least: int) -> list[int]:
     values = told.get(key)
     if not isinstance(values, list) or len(values) < least:
         raise odd(key, values)
+    if not values:
+        return values
     if not all(type(value) is int for value in values) or not 0 <= min(values) <= max(values) <= MOST:
         raise odd(key, next(value for value in values if type(value) is not int or not 0 <= value <= MOST))
     return values

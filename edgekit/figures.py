@@ -109,8 +109,14 @@ def instructions(cell: Json) -> Figure | None:
 
 
 def energy(cell: Json) -> Figure | None:
-    """Energy of one inference in mJ."""
-    return Figure.exact(cell["energy"]["mj_per_inference"]) if "energy" in cell else None
+    """Energy of one inference in mJ, with the error of its source where that is told."""
+    found = cell.get("energy", {})
+    if "mj_per_inference" not in found:
+        return None
+    value = found["mj_per_inference"]
+    if "mj_error" not in found:
+        return Figure.exact(value)
+    return Figure(value, max(0.0, value - found["mj_error"]), value + found["mj_error"])
 
 
 def steady(cell: Json) -> Figure | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from edgekit import plugins, userland
+from edgekit import answers, plugins, userland
 from edgekit.agent import protocol
 from edgekit.cache import cache_dir, content_sha256, digest, fetch, is_file, source_sha256
 from edgekit.errors import (
@@ -288,7 +288,7 @@ def greet(channel: Channel) -> Json:
         raise ProtocolError("what answered on the device is not the edgekit agent", channel.stderr_tail())
     if frame.get("protocol") != protocol.PROTOCOL:
         raise ProtocolError(f"the agent speaks protocol {frame.get('protocol')}, this edgekit {protocol.PROTOCOL}")
-    return frame
+    return answers.greeting(frame)
 
 
 def agent_key() -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgekit import convert, data, metrics, plan, session, sources
+from edgekit import answers, convert, data, metrics, plan, session, sources
 from edgekit.caveats import caveat
 from edgekit.errors import EdgekitError, ProtocolError, UserError, WrongOutput
 from edgekit.types import Artifact, Cell, Device, Json, Model, TensorSpec, to_json
@@ -137,7 +137,7 @@ def predicted(
         def told(event: Json, before: int = start) -> None:
             say(f"verifying: {min(count, before + batch * int(event['done']))} of {count} inputs")
 
-        reply = live.fetch("predict", job, PREDICT_S, place, told)
+        reply = answers.prediction(live.fetch("predict", job, PREDICT_S, place, told))
         check_tensors(artifact, reply)
         raw += place.read_bytes()
     outputs = data.decode(raw, artifact.outputs)

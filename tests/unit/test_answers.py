@@ -165,3 +165,29 @@ def test_no_side_of_a_comparison_takes_such_a_launch() -> None:
     side = pairs.Side("new", *[None] * 3, live)  # type: ignore[arg-type]
     with pytest.raises(ProtocolError, match="NEW: the device says samples_ns"):
         side.measure()
+
+
+# ---- what is said before and while a model is verified ----
+
+PREDICTION: Json = {
+    "samples": 3, "inputs": [{"name": "x", "shape": [1, 4], "dtype": "float32"}],
+    "outputs": [{"name": "y", "shape": [], "dtype": "float32"}], "memory": {},
+}  # fmt: skip
+
+
+def test_a_prediction_has_tensors_and_memory() -> None:
+    assert answers.prediction(PREDICTION) is PREDICTION
+    for path in ("inputs", "outputs", "memory", "inputs.0", "inputs.0.name", "inputs.0.shape", "outputs.0.dtype"):
+        for value in (..., None, 7, [None], ["1"]):
+            if not (path == "inputs.0.shape" and value == [7]):
+                with pytest.raises(ProtocolError):
+                    answers.prediction(spoiled(PREDICTION, path, value))
+
+
+@pytest.mark.parametrize("key", ["cores", "memory_bytes", "page_bytes"])
+@pytest.mark.parametrize("value", ["many", 0, -4, NAN, True, 2.0, []])
+def test_a_greeting_of_odd_numbers_is_refused(key: str, value: object) -> None:
+    known: Json = {"system": {"cores": 4, "memory_bytes": 1 << 30, "page_bytes": None}}
+    assert answers.greeting(known) is known
+    with pytest.raises(ProtocolError, match=key):
+        answers.greeting({"system": {**known["system"], key: value}})

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from made_up import EMULATED, cell, failed, kept, report
 
-from edgekit import comparison, noise
+from edgekit import comparison, figures, noise
 from edgekit.errors import UserError
 from edgekit.types import to_json
 
@@ -192,3 +192,11 @@ def test_runs_that_are_not_alike_are_refused(side: Any) -> None:
             report(cell(total=9), run="base"),
             report(cell(total=9), run="new", device={"name": "other", "arch": "aarch64", "transport": "ssh"}),
         )
+
+
+def test_energy_is_as_sure_as_its_source() -> None:
+    known = figures.energy({"energy": {"mj_per_inference": 2.0, "mj_error": 0.5}})
+    assert known == figures.Figure(2.0, 1.5, 2.5)
+    assert figures.energy({"energy": {"mj_per_inference": 0.1, "mj_error": 0.5}}) == figures.Figure(0.1, 0.0, 0.6)
+    assert figures.energy({"energy": {"mj_per_inference": 2.0}}) == figures.Figure.exact(2.0)
+    assert figures.energy({"energy": {"absent": "no source"}}) is None
