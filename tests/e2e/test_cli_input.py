@@ -18,7 +18,10 @@ from edgekit import cli as command_line
 from edgekit.errors import UserError
 
 pytestmark = pytest.mark.timeout(90)
-COMMANDS = ("profile", "ab", "calibrate", "gate", "convert", "inspect", "devices", "models", "doctor", "completion")
+COMMANDS = (
+    "profile", "ab", "calibrate", "gate", "convert", "inspect", "devices", "models", "doctor", "completion",
+    "runs", "history", "show", "prune", "report", "compare", "advise",
+)  # fmt: skip
 FAKE = ("-d", str(FAKE_DEVICE))
 
 
