@@ -179,7 +179,7 @@ def test_a_prediction_has_tensors_and_memory() -> None:
     assert answers.prediction(PREDICTION) is PREDICTION
     for path in ("inputs", "outputs", "memory", "inputs.0", "inputs.0.name", "inputs.0.shape", "outputs.0.dtype"):
         for value in (..., None, 7, [None], ["1"]):
-            if not (path == "inputs.0.shape" and value == [7]):
+            if (path, value) != ("inputs.0", ...):  # that leaves a list of none
                 with pytest.raises(ProtocolError):
                     answers.prediction(spoiled(PREDICTION, path, value))
 
