@@ -33,6 +33,7 @@ def import_all() -> None:
                 importlib.import_module(found.name)
     for name in ("jinja2", "numpy", "rich.table"):
         importlib.import_module(name)
+    importlib.import_module("edgekit.report.html").template()
     gc.freeze()
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit import store
 from edgekit.cache import write_text
@@ -21,6 +22,9 @@ from edgekit.report import Report, Reports, chart_rows, charts, choice, estimate
 from edgekit.report.columns import COLUMNS, Column
 from edgekit.report.words import label
 from edgekit.types import Json
+
+if TYPE_CHECKING:
+    import jinja2
 
 NAME = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -57,16 +61,11 @@ def write(report: Report) -> Path:
 
 def render(report: Report, lines: Iterable[Json]) -> str:
     """The page of a report. `lines` are its measurements as they stand in the run, for the distributions."""
-    import jinja2
     from markupsafe import Markup
 
     found = Reports([report], {})
     cells = found.cells
     names = short_names(found)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["brief"] = brief
     texts = {name: (TEMPLATES / name).read_text("utf-8") for name in ("vega.js", "report.js", "report.css")}
     axes = choice.cost(cells), choice.quality(cells)
     front = choice.front(cells, [axis for axis in (*axes, choice.SIZE) if axis is not None]) if axes[0] else set()
@@ -74,7 +73,7 @@ def render(report: Report, lines: Iterable[Json]) -> str:
     drawn = charts.charted(cells, front)
     shown = columns(report)
     figures = list(charts.described(drawn, names, lines, axes))
-    return environment.get_template("report.html.j2").render(
+    return template().render(
         report=report,
         title=brief(
             f"{report.header['plan'].get('name', report.header['plan']['model'])} on {report.header['device']['name']}"
@@ -103,6 +102,18 @@ def render(report: Report, lines: Iterable[Json]) -> str:
         licences=Markup((TEMPLATES / "vega.LICENSE.txt").read_text("utf-8")),
         **{name.replace(".", "_"): Markup(text) for name, text in texts.items()},
     )
+
+
+@functools.cache
+def template() -> jinja2.Template:
+    """The page's template, compiled."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["brief"] = brief
+    return environment.get_template("report.html.j2")
 
 
 def policy(*scripts: str) -> str:

@@ -18,7 +18,7 @@ PACKAGES = ("python3-minimal", "libpython3-stdlib", "libstdc++6", "zlib1g")
 # Everything the agent imports, and what its runtimes may want; a test compares this with the agent's sources.
 # What these import in turn comes along by itself.
 STDLIB = (
-    "__future__ argparse array ast base64 binascii bisect collections.abc contextlib copy ctypes ctypes.util "
+    "__future__ _json argparse array ast base64 binascii bisect collections.abc contextlib copy ctypes ctypes.util "
     "dataclasses datetime enum errno faulthandler fcntl fnmatch functools gc glob hashlib heapq "
     "importlib.util inspect io itertools json linecache math mmap operator os pathlib platform queue random "
     "re resource runpy select selectors shutil signal socket stat string struct subprocess sys tempfile "

@@ -43,7 +43,7 @@ class Tty(io.StringIO):
 def test_how_a_stream_is_drawn_on(
     stream: io.StringIO, environment: dict[str, str], width: int, colours: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("NO_COLOR", "FORCE_COLOR", "COLORTERM", "TTY_COMPATIBLE"):
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLORTERM", "TTY_COMPATIBLE", "LINES"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"TERM": "xterm", "COLUMNS": "70", **environment}.items():
         monkeypatch.setenv(name, value)
