@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from edgekit import figures, gate, stats, store
 from edgekit.cache import disk_errors, is_file
 from edgekit.errors import UserError
-from edgekit.report import Report
+from edgekit.report import Report, damage
 from edgekit.types import Json
 
 TOP = ("schema", "run", "started", "edgekit", "device", "data", "judged_by", "protocol", "plan", "noise")
@@ -47,10 +47,19 @@ def read(name: str, output: Path) -> Json:
     """
     if is_file(Path(name)):
         return whole(gate.read(name, output), name)
-    run = store.Run.load(store.find(output, name))
+    run = store.Run.load(gate.run_of(name, output))
     form = Report.of(run).to_json()
     form |= {"judged_by": run.header["judged_by"]} if "judged_by" in run.header else {}
-    for cell, line in zip(form["cells"], run.lines, strict=True):
+    try:
+        take(form, run.lines)
+    except damage.WRONG as error:
+        raise UserError(f"{run.path / store.LINES} is damaged: {error}", "restore the file, or run anew") from error
+    return form
+
+
+def take(form: Json, lines: Iterable[Json]) -> None:
+    """Add to the machine form of a run what `read` gives beside it, of its measurements. Raises damage.WRONG."""
+    for cell, line in zip(form["cells"], lines, strict=True):
         greeting = line.get("environment", {}).get("greeting", {})
         form |= {"protocol": greeting["protocol"]} if "protocol" in greeting else {}
         launches = line.get("launches", ())
@@ -60,7 +69,7 @@ def read(name: str, output: Path) -> Json:
             each = {"p50": [statistics.median(calls) for calls in stats.per_call(launches)]}
             each |= {key: [launch[f"{key}_ns"] for launch in launches] for key in ("first", "load")}
             cell["latency"]["each_launch"] = each
-    return form
+    system_of(form)
 
 
 def whole(form: Json, name: str) -> Json:

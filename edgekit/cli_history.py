@@ -175,7 +175,8 @@ def run_prune(args: argparse.Namespace) -> int:
     with history.History([places.real(Path(args.output))]) as known:
         chosen = known.prunable(args.keep or 1, args.older_than or 0.0, args.model, args.device)
     if args.dry_run:
-        tell(args, [run["path"] for run in chosen], {}, "would go")
+        left = {run["path"]: why for run in chosen if (why := history.kept_because(Path(run["path"])))}
+        tell(args, [run["path"] for run in chosen if run["path"] not in left], left, "would go")
         return errors.EXIT_OK
     if chosen and not args.yes:
         agree(len(chosen))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,9 +97,9 @@ def check(now: str, baseline: str, limit: float = LIMIT, output: Path = Path("re
 def read(name: str, output: Path) -> Json:
     """The machine form of a run, or of a file with one. Raises UserError."""
     if not is_file(Path(name)):
-        return Report.load(store.find(output, name)).to_json()
+        return Report.load(run_of(name, output)).to_json()
     try:
-        found = json.loads(Path(name).read_text("utf-8"), parse_constant=no_number)
+        found = json.loads(Path(name).read_text("utf-8"), parse_constant=store.no_number)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {name}: {error}", "it should be what `edgekit profile --json` prints") from error
     whole = isinstance(found, dict) and {"schema", "run", "device", "cells"} <= found.keys()
@@ -115,9 +116,15 @@ def read(name: str, output: Path) -> Json:
     return dict(found)
 
 
-def no_number(word: str) -> float:
-    """NaN and Infinity, which Python's JSON has and nobody else's. Raises ValueError."""
-    raise ValueError(f"{word} is no number")
+def run_of(name: str, output: Path) -> Path:
+    """The folder of a run that is asked for where a file might be. Raises UserError."""
+    try:
+        return store.find(output, name)
+    except UserError as error:
+        if not name or not (Path(name).suffix or os.sep in name):
+            raise
+        hint = f"edgekit gate RUN --save {name} would write it"
+        raise UserError(f"there is no file {name}, and no run of that name in {output}", hint) from error
 
 
 def damaged(name: str, error: Exception) -> UserError:

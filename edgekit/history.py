@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import math
 import os
-import shutil
+import secrets
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
@@ -36,11 +38,11 @@ class History:
     def __init__(self, folders: Iterable[Path] = ()) -> None:
         """Look at the noted results folders and at these. Raises SetupError when the cache cannot be written."""
         self.file = cache_dir() / "history" / "index.sqlite"
-        folders = tuple(folders)
+        folders = tuple(map(places.real, folders))
         for folder in folders:
             if any(True for _ in stamps(folder)):
                 places.note(folder)
-        self.folders = list(dict.fromkeys([*(folder.absolute() for folder in folders), *places.noted()]))
+        self.folders = list(dict.fromkeys([*folders, *places.noted()]))
         try:
             self.base = self._opened()
             self._update()
@@ -168,13 +170,15 @@ class History:
         chosen = []
         now = time.time()
         for run in reversed(self.runs()):
+            age_s = now - age_of(run)
+            if age_s == -math.inf:  # nobody knows what it is newer than
+                continue
             own = cells.get(run["path"], [])
             needed = any(newer.get(row["id"], 0) < max(1, keep) for row in own)
             needed = needed or any(row["status"] == "ok" and row["id"] not in good for row in own)
             for row in {row["id"]: row for row in own}.values():
                 newer[row["id"]] = newer.get(row["id"], 0) + 1
                 good |= {row["id"]} if row["status"] == "ok" else set()
-            age_s = now - age_of(run)
             wanted = all(want in (None, run.get(key)) for key, want in (("model", model), ("device", device)))
             if (
                 wanted
@@ -222,22 +226,23 @@ class Series:
 
 
 def stamps(folder: Path) -> Iterator[tuple[Path, str]]:
-    """The runs in a results folder, each with what changes when its files do."""
+    """The runs in a results folder, each with what changes when its files do. A link to a run is not another run."""
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if not entry.name.startswith(".")]
+            names = [entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_symlink()]
     except OSError:
         return
     for name in names:
         stamp = []
         try:
+            f"{folder}/{name}".encode()  # the index keeps no other names
             for file in (store.HEADER, store.LINES):
                 with contextlib.suppress(FileNotFoundError):
                     told = os.stat(f"{folder}/{name}/{file}")  # noqa: PTH116 - twice as fast, and there are thousands
                     stamp.append(f"{told.st_size}.{told.st_mtime_ns}.{told.st_ino}")
                 if not stamp:
                     break
-        except OSError:
+        except (OSError, UnicodeEncodeError):
             continue
         if stamp:
             yield folder / name, " ".join(stamp)
@@ -258,14 +263,26 @@ def rows_of(path: Path, stamp: str) -> tuple[tuple[object, ...], list[tuple[obje
             "failed": len(report.failed),
         }
         cells = [cell_row(cell) for cell in report.cells]
-    except (EdgekitError, KeyError, TypeError, ValueError, OSError) as error:
+        for value in (*run.values(), *(value for row in cells for value in row.values())):
+            check_kept(value)
+    except (EdgekitError, KeyError, TypeError, ValueError, OverflowError, OSError) as error:
         said = error.message if isinstance(error, EdgekitError) else f"damaged: {type(error).__name__}: {error}"
-        run, cells = {"damage": said, "started": ""}, []
+        run, cells = {"damage": said.encode("utf-8", "replace").decode(), "started": ""}, []
     run |= {"path": str(path), "stamp": stamp, "run": path.name}
     rows = [
         tuple({**row, "path": str(path), "place": place}.get(key) for key in CELL) for place, row in enumerate(cells)
     ]
     return tuple(run.get(key) for key in RUN), rows
+
+
+def check_kept(value: object) -> None:
+    """Raise TypeError, ValueError or OverflowError for what SQLite does not keep: it has no other types, and text is UTF-8."""
+    if isinstance(value, str):
+        value.encode()
+    elif isinstance(value, int):
+        value.to_bytes(8, "big", signed=True)
+    elif not isinstance(value, (float, type(None))):
+        raise TypeError(f"{value!r} is neither text nor a number")
 
 
 def cell_row(cell: Json) -> Json:
@@ -281,37 +298,86 @@ def cell_row(cell: Json) -> Json:
 
 
 def age_of(run: Json) -> float:
-    """When a run started, in seconds since 1970; now for one that does not tell, so that it is never old."""
+    """When a run started, in seconds since 1970; endlessly late for one that does not tell, so that it is never old."""
     import calendar
 
     try:
         return float(calendar.timegm(time.strptime(run.get("started", ""), "%Y-%m-%dT%H:%M:%SZ")))
-    except ValueError:
-        return time.time()
+    except (TypeError, ValueError):
+        return math.inf
 
 
 def remove(path: Path) -> str:
-    """Delete a run's folder, whole or not at all; why it was left, "" when it is gone. Raises SetupError.
+    """Delete a run's folder, whole or not at all; why it was left, "" when it is gone.
 
-    Left are a run that is being written, and one with files in it that are not edgekit's.
+    Left are a run that is being written, one with anything in it but edgekit's files, and what may not be taken away. A link to
+    a run is left, and so is the run it leads to.
     """
-    names = {entry.name for entry in path.iterdir()}
-    halves = {
-        name for name in names if name.startswith(tuple(f".{file}-" for file in FILES))
-    }  # of a write that was cut off
-    others = sorted(names - FILES - halves)
-    if others:
-        return f"it has files that are not edgekit's: {', '.join(others[:3])}"
-    handle = os.open(path, os.O_RDONLY)
     try:
-        if not store.claim(handle):
-            return "it is being written"
-        away = path.with_name(f".pruned-{path.name}")
-        with disk_errors("the results folder"):
-            path.rename(away)
-        shutil.rmtree(away, ignore_errors=True)
+        with claimed(path) as why:
+            return why or discard(path)
+    except OSError as error:
+        return f"it cannot be deleted: {error.strerror}"
+
+
+def kept_because(path: Path) -> str:
+    """Why `remove` would leave a run's folder, as far as can be told without touching it; "" when it would go."""
+    try:
+        with claimed(path) as why:
+            allowed = os.access(path.parent, os.W_OK | os.X_OK) and os.access(path, os.W_OK | os.X_OK)
+            return why or ("" if allowed else f"it cannot be deleted: {os.strerror(errno.EACCES)}")
+    except OSError as error:
+        return f"it cannot be deleted: {error.strerror}"
+
+
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[str]:
+    """Nobody writes this run meanwhile; why it must be left, else "". Raises OSError."""
+    if path.is_symlink():
+        yield "it is a link"
+        return
+    if path.is_mount():
+        yield "something is mounted there"
+        return
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        yield others(path) if store.claim(handle) else "it is being written"
     finally:
         os.close(handle)
+
+
+def others(path: Path) -> str:
+    """Which things in a run's folder are not edgekit's, in words; "" for none. Halves of a write that was cut off are its own."""
+    halves = tuple(f".{file}-" for file in FILES)
+    with os.scandir(path) as entries:
+        names = sorted(
+            entry.name
+            for entry in entries
+            if not entry.is_file(follow_symlinks=False) or not (entry.name in FILES or entry.name.startswith(halves))
+        )
+    return f"it has files that are not edgekit's: {', '.join(names[:3])}" if names else ""
+
+
+def discard(path: Path) -> str:
+    """Delete a folder in which only edgekit's files were; why it was left, "" when it is gone. Raises OSError.
+
+    It gets another name first, so that no half of a run is ever seen, and its own back when something came into it meanwhile.
+    """
+    away = path.with_name(f".pruned-{path.name}-{secrets.token_hex(4)}")
+    path.rename(away)
+    why = others(away)
+    if why:
+        away.rename(path)
+        return why
+    # run.json first: what is left after a crash is no run any more, and nothing else is taken away than was looked at.
+    try:
+        for name in sorted((entry.name for entry in away.iterdir()), key=lambda name: name != store.HEADER):
+            (away / name).unlink()
+        away.rmdir()
+    except OSError:
+        if (away / store.HEADER).exists():
+            away.rename(path)
+        raise
     return ""
 
 

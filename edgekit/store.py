@@ -26,6 +26,14 @@ SCHEMA = 1
 HEADER, LINES = "run.json", "measurements.jsonl"
 
 
+def no_number(word: str) -> float:
+    """NaN and Infinity, which Python's JSON has and nobody else's. Raises ValueError."""
+    raise ValueError(f"{word} is no number")
+
+
+DECODER = json.JSONDecoder(parse_constant=no_number)
+
+
 def new_run_id(model: str, device: str) -> str:
     """A name that sorts by time and does not collide."""
     name = re.sub(r"[^a-zA-Z0-9_-]+", "-", f"{model}-{device}")
@@ -206,24 +214,33 @@ class Lines:
             stream = self.path.open("rb")
         except FileNotFoundError:
             return
+        except OSError as error:
+            raise UserError(f"cannot read {self.path}: {error.strerror}") from error
         with stream:
             for number, row in enumerate(stream, 1):
                 if not row.endswith(b"\n"):  # it may be a part of a longer one that happens to be JSON
                     self.torn = True
                     return
                 try:
-                    line = json.loads(row.decode("utf-8", "replace"))
-                except ValueError as error:
-                    if not stream.read(1):
+                    line = DECODER.decode(row.decode("utf-8", "replace"))
+                except (ValueError, RecursionError) as error:
+                    if isinstance(error, json.JSONDecodeError) and not stream.read(1):
                         self.torn = True
                         return
                     message = f"{self.path}:{number}: not JSON: {error}"
                     raise UserError(message, "restore the file, or remove that line") from error
-                if not isinstance(line, dict) or not {"id", "cell", "status"} <= set(line):
+                if not is_measurement(line):
                     message = f"{self.path}:{number}: not a measurement"
                     raise UserError(message, "restore the file, or remove that line")
                 yield start, line
                 start += len(row)
+
+
+def is_measurement(line: object) -> bool:
+    """Whether it is what a run is found and gone on by: a cell with its name, its status, and its error where there is one."""
+    if not isinstance(line, dict) or not all(isinstance(line.get(key), str) for key in ("id", "status")):
+        return False
+    return isinstance(line.get("cell"), dict) and isinstance(line.get("error"), (dict, type(None)))
 
 
 @dataclass(frozen=True)
@@ -248,16 +265,17 @@ class Stored:
 def read_header(path: Path) -> Json:
     """run.json of a run's folder. Raises UserError."""
     try:
-        header = json.loads((path / HEADER).read_text(encoding="utf-8"))
+        header = DECODER.decode((path / HEADER).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"'{path}' is not a run: it has no run.json", "runs lie in results/") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path / HEADER}: {error}") from error
     if not isinstance(header, dict) or header.get("schema") != SCHEMA:
         found = header.get("schema") if isinstance(header, dict) else None
         raise UserError(f"'{path}' has schema {found}, this edgekit reads {SCHEMA}", "use the edgekit that wrote it")
-    if not {"run", "plan", "device"} <= set(header):
-        raise UserError(f"{path / HEADER} is damaged: it has no plan", "restore the file, or run anew")
+    for key, kind in (("plan", dict), ("device", dict), ("run", str)):
+        if not isinstance(header.get(key), kind):
+            raise UserError(f"{path / HEADER} is damaged: it has no {key}", "restore the file, or run anew")
     return header
 
 
@@ -285,7 +303,7 @@ def find(parent: Path, name: str) -> Path:
     direct = Path(name)
     if (direct / "run.json").is_file():
         return direct
-    runs = sorted(all_runs(parent))
+    runs = sorted(all_runs(parent), key=_begun)
     if name == "last" and runs:
         return runs[-1]
     found = [run for run in runs if run.name == name] or [run for run in runs if run.name.startswith(name)]
@@ -298,10 +316,24 @@ def find(parent: Path, name: str) -> Path:
     )
 
 
+def _begun(run: Path) -> tuple[str, int, str]:
+    """By the second in its name, or by when its header was written where the name tells no time.
+
+    Of runs begun in the same second, the one written last comes last.
+    """
+    try:
+        written = (run / HEADER).stat().st_mtime_ns
+    except OSError:  # it went meanwhile
+        written = 0
+    told = re.match(r"\d{8}-\d{6}", run.name)
+    return told[0] if told else time.strftime("%Y%m%d-%H%M%S", time.gmtime(written // 10**9)), written, run.name
+
+
 def all_runs(parent: Path) -> Iterator[Path]:
-    """The run folders in a results folder."""
+    """The run folders in a results folder. A link to one of them is not another, and hidden ones are on their way out."""
     if parent.is_dir():
-        yield from (path.parent for path in parent.glob("*/run.json"))
+        folders = (path.parent for path in parent.glob("*/run.json"))
+        yield from (path for path in folders if not path.name.startswith(".") and not path.is_symlink())
 
 
 def git_state(folder: Path) -> dict[str, Any]:

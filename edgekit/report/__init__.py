@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from edgekit import estimate, stats, store
 from edgekit.caveats import caveat
 from edgekit.errors import EdgekitError
-from edgekit.report import siblings
+from edgekit.report import damage, siblings
 from edgekit.report.cells import ALIKE, Cells, append, tell
 from edgekit.report.siblings import Timed
 from edgekit.types import Caveat, Json, to_json
@@ -44,17 +44,17 @@ class Report:
 
     @classmethod
     def of(cls, run: store.Run | store.Stored) -> Report:
-        """The report of a run."""
-        target = run.header.get("plan", {}).get("effort", {}).get("target", 0.0)
-        emulated = bool(run.header["device"]["emulated"])
+        """The report of a run. Raises UserError for one that is damaged."""
+        damage.check_header(run.path, run.header)
+        target = run.header["plan"].get("effort", {}).get("target", 0.0)
         device = run.header["device"]
+        checked = damage.Checked(run.path)
         known: Json = {}
         cells: list[Json] | Cells = []
         timed: list[Timed] = []
         noise = None
         for place, line in enumerate(run.lines):
-            cell = shared(summary(line, emulated, target), known)
-            cell |= {"estimate": found} if (found := estimate.of(cell, device)) else {}
+            cell = shared(checked.cell(line["id"], functools.partial(described, line, device, target)), known)
             timed += [fact] if (fact := Timed.of(place, cell)) else []
             cells = append(cells, cell)
             noise = noise or line.get("environment", {}).get("noise")
@@ -139,6 +139,12 @@ class Reports:
     def failed(self) -> list[Json]:
         """The cells that failed, on all devices."""
         return [cell for report in self.reports for cell in report.failed]
+
+
+def described(line: Json, device: Json, target: float) -> Json:
+    """One measurement's machine form, with the estimate of a real board's latency where there is one."""
+    cell = summary(line, device["emulated"], target)
+    return cell | {"estimate": found} if (found := estimate.of(cell, device)) else cell
 
 
 def summary(line: Json, emulated: bool, target: float = 0.0) -> Json:

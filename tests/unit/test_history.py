@@ -155,7 +155,7 @@ def test_a_damaged_run_is_listed_with_what_is_wrong(tmp_path: Path) -> None:
     (third / "measurements.jsonl").write_text('{"id": "x", "cell": {}, "status": "ok"}\n', "utf-8")
     with History() as known:
         found = {run["run"][6:8]: run.get("damage", "") for run in known.runs()}
-        assert "cannot read" in found["02"] and "damaged: KeyError" in found["03"] and not found["01"]
+        assert "cannot read" in found["02"] and "is damaged: it lacks 'model'" in found["03"] and not found["01"]
         assert len(known.series("m")) == 1
 
 

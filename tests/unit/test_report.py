@@ -122,7 +122,11 @@ def test_a_wrong_output_keeps_the_evidence_against_it() -> None:
 
 
 def test_failed_counts_failures_and_no_answers() -> None:
-    made = report(cell(), cell("int8", "failed"), cell("int8", status="unsupported", error={"message": "no"}))
+    made = report(
+        cell(),
+        cell("int8", "failed"),
+        cell("int8", status="unsupported", error={"kind": "unsupported", "message": "no"}),
+    )
     assert made.failed == []
     made = report(cell(), cell("int8", status="failed", error={"kind": "convert", "message": "no"}))
     assert [found["precision"] for found in made.failed] == ["int8"]
@@ -175,7 +179,7 @@ def test_int8_is_compared_with_its_own_sibling_only() -> None:
     assert codes(made, 4) == []
     alone = report(cell("int8", latency_ns=2_000_000))
     assert codes(alone, 0) == []
-    failed = report(cell(status="failed", error={"message": "no"}, latency_ns=1), cell("int8"))
+    failed = report(cell(status="failed", error={"kind": "crashed", "message": "no"}, latency_ns=1), cell("int8"))
     assert codes(failed, 1) == []
 
 
@@ -244,5 +248,5 @@ def test_the_weaknesses_of_a_whole_run() -> None:
     uncounted = report(cell(), emulated=True, transport="vm")
     assert [warning["code"] for warning in uncounted.warnings] == ["uncounted-latency"]
     assert report(cell()).warnings == []
-    unmeasured = report(cell(status="failed", error={"message": "no"}), emulated=True)
+    unmeasured = report(cell(status="failed", error={"kind": "crashed", "message": "no"}), emulated=True)
     assert unmeasured.warnings == [], "no latency is there to be distrusted"

@@ -117,7 +117,14 @@ def test_damage_elsewhere_is_named_with_its_line(run: store.Run) -> None:
         store.Run.load(run.path)
 
 
-@pytest.mark.parametrize("damage", ["5\n", "[]\n", '{"no": "id"}\n'])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "5\n", "[]\n", '{"no": "id"}\n', '{"id": 5, "cell": {}, "status": "ok"}\n',
+        '{"id": "x", "cell": [], "status": "ok"}\n', '{"id": "x", "cell": {}, "status": "ok", "error": "no"}\n',
+        '{"id": "x", "cell": {}, "status": "ok", "value": NaN}\n',
+    ],
+)  # fmt: skip
 def test_a_line_that_is_no_measurement_is_damage_too(run: store.Run, damage: str) -> None:
     text = lines_of(run)
     (run.path / "measurements.jsonl").write_text(text[0] + damage + text[0], "utf-8")
@@ -137,6 +144,9 @@ def test_a_run_without_measurements_is_empty(tmp_path: Path) -> None:
         ('{"schema": 99}', "has schema 99, this edgekit reads"),
         ("{}", "has schema None"),
         ('{"schema": 1}', "is damaged: it has no plan"),
+        ('{"schema": 1, "plan": {}, "device": [], "run": "x"}', "is damaged: it has no device"),
+        ('{"schema": 1, "plan": {}, "device": {}, "run": 5}', "is damaged: it has no run"),
+        ('{"schema": 1, "plan": NaN}', "NaN is no number"),
         ("[]", "has schema None"),
         ("{", "cannot read"),
         ("", "cannot read"),
@@ -201,6 +211,29 @@ def test_runs_are_found_by_path_by_name_by_its_beginning_and_the_last(tmp_path: 
     assert caught.value.hint == "newest: 20260102-b"
     with pytest.raises(UserError, match="no run is there yet"):
         store.find(tmp_path / "nowhere", "last")
+
+
+def test_of_two_runs_of_one_second_the_last_is_the_one_written_last(tmp_path: Path) -> None:
+    names = ["20260102-000000-z-d-1111", "20260102-000000-a-d-2222"]
+    paths = [store.Run.create(tmp_path, {**HEADER, "run": name}).path for name in names]
+    for place, path in enumerate(paths):
+        os.utime(path / "run.json", ns=(10**18 + place, 10**18 + place))
+    assert store.find(tmp_path, "last") == paths[1]
+    os.utime(paths[0] / "run.json", ns=(10**18 + 2, 10**18 + 2))
+    assert store.find(tmp_path, "last") == paths[0]
+    store.Run.create(tmp_path, {**HEADER, "run": "20260102-000001-a-d-0000"})
+    assert store.find(tmp_path, "last").name == "20260102-000001-a-d-0000", "a later second counts for more"
+
+
+def test_a_run_with_a_name_of_its_own_is_last_only_when_it_is(tmp_path: Path) -> None:
+    run = store.Run.create(tmp_path, {**HEADER, "run": "20260102-000000-a-d-1111"}).path
+    own = store.Run.create(tmp_path, {**HEADER, "run": "zero"}).path
+    for written, last in ((1767225600, run), (1767398400, own)):  # the first and the third of January 2026
+        os.utime(own / "run.json", (written, written))
+        assert store.find(tmp_path, "last") == last
+    (tmp_path / ".pruned-20270101-000000-x").mkdir()
+    (tmp_path / ".pruned-20270101-000000-x" / "run.json").write_text("{}", "utf-8")
+    assert store.find(tmp_path, "last") == own, "what is on its way out is no run"
 
 
 def test_a_full_name_is_found_although_another_begins_alike(tmp_path: Path) -> None:
