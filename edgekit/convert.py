@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import json
 import os
 import tempfile
@@ -256,6 +257,13 @@ class Reference:
     names: tuple[str, ...]
 
 
+@functools.cache
+def _reference_code() -> str:
+    """The hash of what computes references: it was read when this process began."""
+    named = (PACKAGE / f"{name}.py" for name in ("sources", "opening", "twins", "convert"))
+    return cache.source_sha256(*named, PACKAGE / "converters" / "_tflite_graph.py")
+
+
 def reference(model: Model, framework: str, say: Say | None = None, inputs: Data | None = None) -> Reference:
     """What the source model answers on the held-out inputs (by default the model's own), computed once in a worker."""
     inputs = inputs or data.load(model, say)
@@ -266,10 +274,7 @@ def reference(model: Model, framework: str, say: Say | None = None, inputs: Data
             "weights": sources.weights_sha256(weights),
             "inputs": inputs.x_sha256,
             "framework": framework,
-            "code": cache.source_sha256(
-                *(PACKAGE / f"{name}.py" for name in ("sources", "opening", "twins", "convert")),
-                PACKAGE / "converters" / "_tflite_graph.py",
-            ),
+            "code": _reference_code(),
             "versions": sources.versions(*FRAMEWORK_PACKAGES[framework]),
         }
     )

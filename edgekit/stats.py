@@ -42,11 +42,21 @@ class Interval:
 
 def percentile(values: Sequence[float], share: float) -> float:
     """The `share` quantile by linear interpolation (Hyndman & Fan 1996, type 7, numpy's default)."""
-    ordered = sorted(values)
+    return quantile(sorted(values), share)
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """`percentile` of values that are in order."""
     position = share * (len(ordered) - 1)
     low = int(position)
     high = min(low + 1, len(ordered) - 1)
     return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+
+def middle_of(ordered: Sequence[float]) -> float:
+    """The median of values that are in order."""
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 def student(share: float, freedom: int) -> float:
@@ -80,13 +90,17 @@ def interval(launches: Sequence[Sequence[float]], level: float = LEVEL) -> Inter
     1 - 2^(1 - n): of fewer launches than `level` needs (6 for 95 %) the interval is Student's for the mean of their log
     medians. Same samples, same answer. Raises ValueError for fewer than two launches.
     """
+    return interval_of(sorted(statistics.median(calls) for calls in launches), level)
+
+
+def interval_of(medians: Sequence[float], level: float = LEVEL) -> Interval:
+    """`interval` of launches by their medians, which are in order."""
     import numpy as np
 
-    count = len(launches)
+    count = len(medians)
     if count < 2:
         raise ValueError("an interval needs two launches")
     share = (1 + level) / 2
-    medians = sorted(statistics.median(calls) for calls in launches)
     if 2 ** (1 - count) > 1 - level:
         logs = [math.log(median) for median in medians]
         mean = statistics.fmean(logs)
@@ -156,28 +170,35 @@ def latency(
     Spreads are from the least to the greatest launch, as a share of their median. Tails are given only where the sample count
     bears them and nothing was batched.
     """
-    calls = [sorted(samples) for samples in per_call(launches)]  # once: sorting again what is sorted costs little
+    # Whole nanoseconds, as samples of one call are, are the same numbers as floats. Each sample is put in order once.
+    calls = [
+        sorted(launch["samples_ns"] if launch["batch"] == 1 else [ns / launch["batch"] for ns in launch["samples_ns"]])
+        for launch in launches
+        if launch["samples_ns"]
+    ]
     if not calls:
         return None
-    middle = typical(calls)
+    medians = sorted(map(middle_of, calls))
+    middle = middle_of(medians)
     result: dict[str, Any] = {"p50_ns": round(middle), "emulated": emulated}
     if len(calls) > 1:
-        found = interval(calls).widened(middle, drift)
+        found = interval_of(medians).widened(middle, drift)
         width = found.half_width(middle)
         result |= {"low_ns": round(found.low), "high_ns": round(found.high), "half_width": round(width, 6)}
         result |= {"drift": drift} if drift else {}
         if target:
             result |= {"target": target, "conclusive": width <= target}
-    pooled = sorted([ns for samples in calls for ns in samples])
+    count = sum(map(len, calls))
     batch = max(launch["batch"] for launch in launches)
-    if batch == 1:
+    if batch == 1 and count >= min(needed for _, needed in TAIL_SAMPLES.values()):
+        pooled = sorted([ns for samples in calls for ns in samples])
         for name, (share, needed) in TAIL_SAMPLES.items():
-            if len(pooled) >= needed:
-                result[name] = round(percentile(pooled, share))
-    result |= {"samples": len(pooled), "launches": len(launches), "batch": batch}
+            if count >= needed:
+                result[name] = round(quantile(pooled, share))
+    result |= {"samples": count, "launches": len(launches), "batch": batch}
     several = len(launches) >= SPREAD_LAUNCHES
     if several:
-        result["launch_spread"] = spread([statistics.median(samples) for samples in calls])
+        result["launch_spread"] = spread(medians)
     for name in ("first", "load"):
         values = [launch[f"{name}_ns"] for launch in launches]
         result[f"{name}_ns"] = round(statistics.median(values))
@@ -195,21 +216,22 @@ def instructions(launches: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None
     rows: list[list[float]] = []
     by_launch: list[list[float]] = []
     for launch in launches:
-        overhead = launch.get("counter_overhead", [0] * len(INSTRUCTION_CLASSES))
-        counts = launch.get("counts", ())
+        overhead, batch = launch.get("counter_overhead", [0] * len(INSTRUCTION_CLASSES)), launch["batch"]
         own = [
-            [(value - extra) / launch["batch"] for value, extra in zip(row, overhead, strict=True)] for row in counts
+            [(value - extra) / batch for value, extra in zip(row, overhead, strict=True)]
+            for row in launch.get("counts", ())
         ]
         by_launch += [[row[0] for row in own]] if own else []
         rows += own
     if not rows:
         return None
-    medians = [max(0, round(statistics.median(column))) for column in zip(*rows, strict=True)]
-    totals = [row[0] for row in rows]
+    columns = [sorted(column) for column in zip(*rows, strict=True)]
+    medians = [max(0, round(middle_of(column))) for column in columns]
+    totals = columns[0]
     # The total comes first; of a 32-bit guest it is all that is known.
     result: dict[str, Any] = dict(zip(INSTRUCTION_CLASSES, medians, strict=False))
-    result["spread"] = round((max(totals) - min(totals)) / medians[0], 6) if medians[0] else 0.0
-    within = percentile(totals, 0.9) - percentile(totals, 0.1)
+    result["spread"] = round((totals[-1] - totals[0]) / medians[0], 6) if medians[0] else 0.0
+    within = quantile(totals, 0.9) - quantile(totals, 0.1)
     result["decile_spread"] = round(within / medians[0], 6) if medians[0] else 0.0
     result["samples"] = len(rows)
     if len(by_launch) > 1:

@@ -55,6 +55,10 @@ def made(schema: Json) -> Check:
     types = tuple(kind for name in names for kind in KINDS[name])
     wanted = " or ".join(names)
     least = schema.get("minimum", -MOST)
+    if types == (str,):
+        return lambda value: "" if isinstance(value, str) else odd(value, wanted)
+    if types == (int,):
+        return lambda value: "" if type(value) is int and least <= value < MOST else odd(value, wanted)
     required = schema.get("required", ())
     properties = {key: made(one) for key, one in schema.get("properties", {}).items()}
     items = made(schema["items"]) if "items" in schema else None
@@ -79,7 +83,7 @@ def made(schema: Json) -> Check:
                 return f" has {len(value)} elements"
             return next((f"[{n}]{wrong}" for n, one in enumerate(value) if (wrong := items(one))), "") if items else ""
         if isinstance(value, (int, float)) and not (least <= value < MOST):
-            return odd(value, f"{wanted} that can be")
+            return odd(value, wanted)
         return ""
 
     return check

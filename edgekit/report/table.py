@@ -233,7 +233,7 @@ def show(report: Report | Reports, console: Console) -> None:
 
     for one in found.reports:
         device, plan = one.header["device"], one.header["plan"]
-        title = f"{plan.get('name', plan['model'])} on {device['name']}: {device['description']}"
+        title = f"{plan.get('name', plan['model'])} on {device['name']}: {device.get('description', '')}"
         put(remark(title, width), "bold italic")
     table = Table.of(found)
     if table.rows:

@@ -114,14 +114,14 @@ def check(place: tuple[Any, ...], value: Any, gone: bool, page: bool = False) ->
 @example(("lines", 0, "launches", 0, "version"), {}, False)
 @settings(max_examples=60)
 def test_a_run_with_anything_anywhere(place: tuple[Any, ...], value: Any, gone: bool) -> None:
-    check(place, value, gone)
+    check(place, value, gone, page=gone and place[0] == "header")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_place_with_each_odd_value() -> None:
     for index, place in enumerate(PLACES):
-        check(place, None, gone=True, page=index % 10 == 0)
+        check(place, None, gone=True, page=place[0] == "header" or index % 20 == 0)
         for value in ODD[index % 3 :: 3]:
             check(place, value, gone=False)
 
@@ -189,15 +189,6 @@ def test_parts_that_are_as_before_are_still_looked_at_when_they_change() -> None
     assert checked.cell("a", lambda: cell) is cell is checked.cell("b", lambda: cell)
     with pytest.raises(UserError, match="the measurement of c is damaged: system is 5, not object"):
         checked.cell("c", lambda: {**cell, "system": 5})
-    with pytest.raises(ZeroDivisionError):
-        damage.check_of("memory")({"run_peak_bytes": Broken()})
-
-
-class Broken(int):
-    """A number that cannot be compared: a bug in a check is no fault of a file."""
-
-    def __ge__(self, other: object) -> bool:
-        raise ZeroDivisionError
 
 
 @pytest.mark.parametrize("command", ["show", "report", "runs", "compare", "gate", "advise"])
