@@ -22,7 +22,13 @@ CONNECTION = ("host", "serial", "port", "baud")
 def command(header: Json) -> str:
     """The command line for a POSIX shell. Of files from elsewhere a run keeps the names only, and so does the command."""
     plan = header["plan"]
-    words = ["edgekit", "profile", str(plan["model"]), "--device", str(plan.get("device", header["device"]["name"]))]
+    words = [
+        "edgekit",
+        "profile",
+        str(plan["model"]),
+        "--device",
+        str(plan["device"] if "device" in plan else header["device"]["name"]),
+    ]
     for key, option in (
         ("runtimes", "--runtime"),
         ("precisions", "--precision"),
