@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,19 +101,6 @@ def test_the_reference_has_all_of_the_code(site: Path) -> None:
     assert codes <= {int(number) for number in re.findall(r"\b\d+\b", said)} and "NotDelegated" in said
     said = words(site, "reference/python.html")
     assert all(f"edgekit.{name}" in said for name in ("profile", "ab", "load_report", "Report", "Comparison"))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Debian's Chromium without a window."""
-    from playwright.sync_api import sync_playwright
-
-    path = shutil.which("chromium")
-    assert path, "chromium is missing: ./tools/setup --tests installs it"
-    with sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 def test_pages_open_without_an_error_or_a_request_to_elsewhere(site: Path, browser: Any) -> None:
