@@ -23,6 +23,7 @@ from harness import ROOT
 NOTED = ("apt-get", "pip", "sudo")
 # edgekit's own apt-get, with a configuration of its own, changes nothing here: the first use of a device fetches its packages.
 OWN = '[ -z "${APT_CONFIG-}" ] || exec env PATH="${PATH#*:}" "${0##*/}" "$@"\n'
+READ = '[ "$1" != tee ] || cat > /dev/null\n'  # whoever writes into a pipe that nobody reads may end by SIGPIPE
 DOCKER = """\
 [ "$1" = exec ] || { printf '%s\\n' "docker $*" >> "$NOTES"; exit 0; }
 shift
@@ -59,7 +60,7 @@ class Runner:
         folder.mkdir(parents=True)
         self._program(folder / "edgekit", f'PYTHONPATH={ROOT} exec {sys.executable} -P -m edgekit "$@"\n')
         for name in NOTED:
-            self._program(folder / name, OWN + 'printf \'%s\\n\' "${0##*/} $*" >> "$NOTES"\n')
+            self._program(folder / name, OWN + READ + 'printf \'%s\\n\' "${0##*/} $*" >> "$NOTES"\n')
         self._program(folder / "docker", DOCKER)
         self.environment = {
             **os.environ,
