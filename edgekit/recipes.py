@@ -9,6 +9,7 @@ import functools
 import os
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ OPTIONAL = ("FILES", "METRIC_OUTPUT", "PREPROCESS")
 FUNCTIONS = (*(function for function, _ in FRAMEWORKS.values()), "weights", "data")
 LAYOUTS = ("NHWC", "NCHW")
 INPUT_DTYPES = ("float32", "int32", "int64")
+PARSING = threading.Lock()  # CPython 3.11 counts the depth of all threads' trees together (its issue 106905)
 HELP = "docs/adding-a-model.md shows the form of a recipe"
 
 
@@ -134,7 +136,9 @@ def call(model: Model, function: str) -> Any:
 def definitions(path: Path) -> dict[str, int]:
     """{name: line} of everything the file defines at its top level."""
     lines: dict[str, int] = {}
-    for node in ast.parse(path.read_text("utf-8")).body:
+    with PARSING:
+        tree = ast.parse(path.read_text("utf-8"))
+    for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             lines[node.name] = node.lineno
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):

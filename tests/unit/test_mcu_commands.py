@@ -43,8 +43,8 @@ def mcu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mcu]:
     """A microcontroller on a port that the runtime is told of; silences are not waited for long."""
     found = Mcu(share)
     monkeypatch.setenv(mlperf_tiny.PORT, found.line.name)
-    monkeypatch.setattr(_mcu, "ANSWER_S", 0.2)
-    monkeypatch.setattr(_mcu, "FIRST_S", 0.5)
+    monkeypatch.setattr(_mcu, "ANSWER_S", 0.6)
+    monkeypatch.setattr(_mcu, "FIRST_S", 1.0)
     monkeypatch.setattr(_mcu, "SETTLE_S", 0.3)
     yield found
     found.close()

@@ -14,6 +14,7 @@ from edgekit.errors import WrongOutput
 from edgekit.types import Cell, Json
 
 CELL = Cell("m", "tflite", "fp32", "tflite", "board", 4)
+ARTIFACT: Json = {"sha256": "ab", "size_bytes": 1, "details": {}}
 LAUNCH: Json = {"samples_ns": [1], "batch": 1, "first_ns": 1, "load_ns": 1}
 
 
@@ -31,9 +32,14 @@ def told(base_ns: int, other_ns: int, **other: str) -> list[str]:
             **changes,
         }
         line = {"id": f"m{number}", "cell": {**cell, "options": []}, "status": "ok", "warnings": []}
-        line |= {"artifact": {"sha256": "ab", "details": {}}, "launches": [{**LAUNCH, "samples_ns": [ns] * 30}]}
+        line |= {"artifact": ARTIFACT, "launches": [{**LAUNCH, "samples_ns": [ns] * 30}]}
         lines.append(line)
-    header = {"schema": store.SCHEMA, "run": "r", "device": {"name": "d", "emulated": False}, "plan": {"cells": []}}
+    header = {
+        "schema": store.SCHEMA,
+        "run": "r",
+        "device": {"name": "d", "emulated": False},
+        "plan": {"model": "m", "cells": []},
+    }
     made = report.Report.of(store.Run(Path("results/r"), header, lines, False))
     return [found["code"] for found in made.cells[1]["warnings"]]
 
