@@ -42,8 +42,8 @@ def test_a_hostile_name_moves_no_terminal(cli: CommandLine, cold_cache: Path) ->
     environment = {"EDGEKIT_CACHE_DIR": str(cold_cache)}
     for _ in range(2):
         assert cli("profile", FAKE_MODEL, "--device", FAKE_BOARD, "-p", "fp32", "-q", **environment).rc == 0
-    old, _ = sorted((cli.cwd / "results").iterdir())
-    old.rename(old.with_name("a\x1b[31mred\x07"))
+    for number, run in enumerate(sorted((cli.cwd / "results").iterdir())):
+        run.rename(run.with_name(f"a\x1b[31mred\x07{number}"))
     for command in (("runs",), ("history", "fake_identity"), ("prune", "--keep", "1", "--dry-run")):
         done = cli(*command, **environment)
         assert done.rc == 0, done.stderr
