@@ -27,6 +27,7 @@ def words(table: str) -> str:
     return " ".join(table.split())
 
 
+@pytest.mark.slow
 def test_accuracy_on_the_users_rows_and_what_was_applied(cli: CommandLine) -> None:
     place = rows(cli.cwd)
     ran = cli(*PROFILE, "--data", place)

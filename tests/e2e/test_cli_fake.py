@@ -299,6 +299,7 @@ def test_ctrl_c_in_the_middle_of_a_hang_ends_at_once_and_keeps_what_is_done(
     assert not cli.running()
 
 
+@pytest.mark.slow
 @pytest.mark.fresh
 def test_when_the_host_is_killed_the_device_ends_by_itself(cli: CommandLine, recipe: Callable[..., Path]) -> None:
     command = cli.start("profile", recipe("orphan", fault="hang").name, "-d", FAKE_DEVICE)

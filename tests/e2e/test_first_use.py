@@ -47,6 +47,7 @@ def test_without_the_emulator_the_package_is_named(cli: CommandLine, tmp_path: P
     assert not leftovers(cold_cache)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("qemu-aarch64"), reason="looks for the emulator first; ./tools/setup installs it")
 def test_without_a_network_first_use_says_so(cli: CommandLine, cold_cache: Path) -> None:
     ran = cli("profile", FAKE_MODEL, "--device", ROOT / "device_profiles/pi4.toml", "-q", **OFFLINE)

@@ -101,6 +101,7 @@ def check(place: tuple[Any, ...], value: Any, gone: bool, page: bool = False) ->
         read_by_all(written(folder / "odd", changed(place, value, gone)), written(folder / "whole", WHOLE), page)
 
 
+@pytest.mark.slow
 @given(st.sampled_from(PLACES), st.sampled_from(ODD), st.booleans())
 @example(("header", "device", "name"), None, True)
 @example(("header", "device", "emulated"), None, True)

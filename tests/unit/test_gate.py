@@ -176,6 +176,7 @@ def test_a_run_of_several_devices_and_a_negative_limit_are_refused(tmp_path: Pat
         gate.check("last", "last", -0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.fresh
 def test_the_command_line_gates_a_planted_regression(cli: CommandLine, recipe: Any) -> None:
     board = ("--device", FAKE_BOARD, "--json", "--quiet")

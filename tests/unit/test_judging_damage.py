@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from made_up import cell, failed, kept, report
@@ -102,6 +103,7 @@ def check_all(place: tuple[Any, ...], value: Any, gone: bool) -> None:
             assert policy.of(tomllib.loads(policy.written(read))).every
 
 
+@pytest.mark.slow
 @given(st.sampled_from(places(WHOLE)), LEAVES | st.sampled_from([{}, [], [1], {"": 1}, 10**400]), st.booleans())
 @settings(max_examples=150)
 def test_a_baseline_with_anything_anywhere(place: tuple[Any, ...], value: Any, gone: bool) -> None:

@@ -96,6 +96,7 @@ def test_noise_never_becomes_a_wrong_answer(seed: int, mcu: Mcu, loaded: mlperf_
     assert good >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pattern", "becomes", "message"),
     [

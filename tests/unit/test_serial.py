@@ -214,7 +214,8 @@ def test_the_console_is_given_back_when_the_devices_end_is_killed(victim: str, b
     before = board.settings()
     transport = serial.connect(device(board.line.name), None)
     channel = transport.spawn(["/bin/sleep", "1000"])
-    processes = board.processes()
+    # The program may be just starting.
+    processes = wait_until(lambda: found if len(found := board.processes()) == 3 else None)
     guardian = next(pid for pid in processes if parent_of(pid) == board.pid)
     server = next(pid for pid in processes if parent_of(pid) == guardian)
     os.kill(server if victim == "the server" else guardian, signal.SIGKILL)

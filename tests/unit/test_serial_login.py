@@ -137,6 +137,7 @@ def test_a_login_is_read_as_it_is_meant(
     assert re.fullmatch(re.escape(typed) + b"(%b)+" % probe, scripted.all_typed)
 
 
+@pytest.mark.slow
 def test_no_key_is_pressed_while_a_boot_loader_counts_down(monkeypatch: pytest.MonkeyPatch) -> None:
     hurry(monkeypatch)
     monkeypatch.setattr(_login, "FIRST_S", 0.3)
