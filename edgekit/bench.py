@@ -151,9 +151,8 @@ def measure_all(job: Job) -> None:
         disk_errors("temporary files"),
         job.run.claimed(),
         job.line as line,
-        tempfile.TemporaryDirectory(
-            prefix="edgekit-"
-        ) as folder,  # one for all cells: it takes longer than most of a small one
+        # One for all cells: it takes longer than most of a small one.
+        tempfile.TemporaryDirectory(prefix="edgekit-") as folder,
     ):
         for runtime, group in itertools.groupby(job.left, key=lambda cell: cell.runtime):
             with Agents(line, runtime) as agents:

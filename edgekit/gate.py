@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from edgekit import store
 from edgekit.cache import is_file
 from edgekit.errors import UserError
-from edgekit.report import Report
+from edgekit.report import Report, damage
 from edgekit.types import Json
 from edgekit.types import Status as CellStatus
 
@@ -20,7 +20,6 @@ LIMIT = 0.01  # counts of the same file repeat within 0.1 %
 # What decides which instructions run, of a device profile.
 PROFILE = ("name", "arch", "transport", "emulation")
 NAMES = ("id", "model", "precision", "runtime", "status")  # of a cell
-MOST = 1e30  # no figure is as large, and infinity, as 1e999 is read, is no less
 TOLD = 6  # differences that a message names
 Status = Literal["pass", "fail"]
 
@@ -129,8 +128,7 @@ def run_of(name: str, output: Path) -> Path:
 
 def damaged(name: str, error: Exception) -> UserError:
     """What is said of a file in which something is not as a report has it."""
-    what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-    return UserError(f"{name} is damaged: {what}", "write it anew: edgekit gate RUN --save FILE")
+    return UserError(f"{name} is damaged: {damage.reason(error)}", "write it anew: edgekit gate RUN --save FILE")
 
 
 def check_whole(form: Json) -> None:
@@ -153,7 +151,7 @@ def check_whole(form: Json) -> None:
 
 def is_number(value: object) -> bool:
     """Whether it is a finite number; JSON as Python reads it has NaN and Infinity, and true is no number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MOST
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < damage.MOST
 
 
 def check_alike(after: Json, before: Json) -> None:

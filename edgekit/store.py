@@ -55,20 +55,18 @@ class Run:
     def create(cls, parent: Path, header: Json) -> Run:
         """Make a folder of its own, with a number after its name where that is taken, and write run.json."""
         name = str(header["run"])
-        text = json.dumps({"schema": SCHEMA, **header}, indent=1, allow_nan=False)
         with disk_errors(HEADER):
             parent.mkdir(parents=True, exist_ok=True)
-            for number in itertools.count(2):
-                path = parent / str(header["run"])
-                try:
+            for number in itertools.count(1):
+                named = {"schema": SCHEMA, **header, "run": name if number == 1 else f"{name}-{number}"}
+                text = json.dumps(named, indent=1, allow_nan=False)
+                path = parent / named["run"]
+                with contextlib.suppress(FileExistsError):
                     path.mkdir()
                     break
-                except FileExistsError:
-                    header = {**header, "run": f"{name}-{number}"}
-                    text = json.dumps({"schema": SCHEMA, **header}, indent=1)
         write_text(path / HEADER, text + "\n")
         places.note(parent)
-        return cls(path, {"schema": SCHEMA, **header}, Kept(path / LINES))
+        return cls(path, named, Kept(path / LINES))
 
     @classmethod
     def load(cls, path: Path) -> Run:

@@ -99,6 +99,11 @@ def odd(value: object, wanted: str) -> str:
     return f" is {repr(value)[:SHOWN]}, not {wanted}"
 
 
+def reason(error: Exception) -> str:
+    """What an error of WRONG says of the file in which it was met."""
+    return f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+
+
 def check_header(path: Path, header: Json) -> None:
     """run.json is as it should be. Raises UserError."""
     if wrong := check_of("run", ("schema", "started", "edgekit"))(header):
@@ -117,8 +122,7 @@ class Checked:
         try:
             cell = of()
         except WRONG as error:
-            what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-            raise self.damaged(name, what) from error
+            raise self.damaged(name, reason(error)) from error
         if wrong := check_of("cell", COMPUTED + AS_BEFORE)(cell):
             raise self.damaged(name, wrong[1:])
         for key in AS_BEFORE:
